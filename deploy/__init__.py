@@ -1,0 +1,1 @@
+"""Wanted state, and the way to it: specs, facts, solving, the lock, plans and layers."""

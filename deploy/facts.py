@@ -1,0 +1,249 @@
+"""What one read-only probe found on a host: `NodeFacts`.
+
+A field that is None could not be read; `unknown` then names the part and why. An empty tuple or
+False was looked at and found empty. Nothing here decides anything.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from deploy.fleet.model import Model
+
+PROBE_VERSION = 1
+
+Flavour = Literal["open", "closed"]
+
+
+class Os(Model):
+    """/etc/os-release and the machine type."""
+
+    id: str
+    version_id: str
+    codename: str
+    pretty_name: str
+    id_like: tuple[str, ...]
+    arch: str
+    """As `uname -m` prints it."""
+
+
+class Kernel(Model):
+    running: str
+    next: str
+    """The release that the next boot will most likely run: the newest installed one that the
+    boot loader knows, or the running one when no other is installed."""
+    installed: tuple[str, ...]
+    """Every release with a directory of modules."""
+    headers: tuple[str, ...]
+    """Releases with usable headers (/lib/modules/<release>/build resolves)."""
+
+
+class PciDevice(Model):
+    """One NVIDIA display controller or NVSwitch bridge (vendor 10de)."""
+
+    slot: str
+    device: str
+    """Four lower-case hex digits."""
+    pci_class: str
+    """Six hex digits without 0x, as 030200."""
+    subsystem: str
+    """"vendor:device" of the subsystem."""
+    revision: str
+    """Two hex digits; ff means that the device has fallen off the bus."""
+    driver: str
+    """Kernel driver that is bound, or "" when none is."""
+
+
+class InstalledModule(Model):
+    """The nvidia module as installed for one kernel release."""
+
+    kernel: str
+    version: str
+    flavour: Flavour | None
+
+
+class Modules(Model):
+    loaded_version: str
+    """Version of the loaded nvidia module, "" when none is loaded."""
+    loaded_flavour: Flavour | None
+    installed: tuple[InstalledModule, ...]
+    nouveau_loaded: bool
+    nouveau_blacklisted: bool
+    """A modprobe configuration keeps nouveau from loading."""
+    refcount: int | None
+    """Users of the loaded nvidia module as the kernel counts them."""
+
+
+class Package(Model):
+    """One installed package that concerns us (GPU stack, prerequisites, pinning)."""
+
+    version: str
+    state: str
+    """dpkg's three letters, as `ii ` or `iF `; abbreviated to two: desired and actual."""
+    held: bool
+
+
+class Candidate(Model):
+    """What the host's own configured sources would install now (apt-cache policy)."""
+
+    candidate: str
+    """"" when there is none."""
+    origins: tuple[str, ...]
+    """Addresses (without credentials) that offer the candidate or the installed version."""
+    pin: str
+    """Priority of the candidate, as printed."""
+
+
+class Pin(Model):
+    """One stanza of an apt preferences file that matches packages of interest."""
+
+    path: str
+    package: str
+    pin: str
+    priority: int
+
+
+class Source(Model):
+    """One configured package source of interest."""
+
+    path: str
+    line: str
+
+
+class Dpkg(Model):
+    """Health of the package database."""
+
+    broken: tuple[str, ...]
+    """Packages that are unpacked, half-configured, half-installed or await triggers."""
+    interrupted: bool
+    """dpkg's journal (/var/lib/dpkg/updates) is not empty."""
+    lock_holder: str
+    """Command that holds dpkg's lock, or ""."""
+
+
+class AutoUpgrades(Model):
+    enabled: bool
+    """Packages are upgraded without an operator (unattended-upgrades or apt's periodic run)."""
+
+
+class Service(Model):
+    load: str
+    active: str
+    enabled: str
+
+
+class Environment(Model):
+    """One built environment below <prefix>/envs."""
+
+    id: str
+    current: bool
+    complete: bool
+    """Its manifest exists: the build ran to its end."""
+    manifest: str
+    """Digest of all files' names and sizes when it was built, "" when incomplete."""
+    found: str
+    """The same digest over what is there now."""
+    in_use: bool
+    """A running process has its interpreter or libraries mapped."""
+    wheels: dict[str, str] = Field(max_length=2000)
+    """Distribution name (normalised) -> version, from the dist-info folders."""
+
+
+class Cuda(Model):
+    link: str
+    """Where /usr/local/cuda finally points, "" when it does not exist."""
+    toolkits: tuple[str, ...]
+    """Releases with a directory /usr/local/cuda-<release>."""
+
+
+class Disk(Model):
+    """One of /, /boot, the parent of the prefix, /tmp."""
+
+    size: int
+    available: int
+    """Bytes a root process can still write, roughly."""
+    read_only: bool
+
+
+class GpuUser(Model):
+    """A process that holds a GPU device and is not one of the driver's own services."""
+
+    pid: int
+    user: str
+    command: str
+
+
+class SlurmJob(Model):
+    job: str
+    user: str
+    state: str
+
+
+class Foreign(Model):
+    """Somebody else manages the driver or the GPUs here."""
+
+    owner: Literal["runfile", "dgx-os", "driver-container", "vgpu", "vfio"]
+    evidence: str
+
+
+class OwnFile(Model):
+    """A file of ours: anything below /etc or /usr/share/keyrings with gpufleet in its path."""
+
+    sha256: str
+    mode: str
+    """Octal, as 644."""
+
+
+class PythonFacts(Model):
+    version: str
+    """Of /usr/bin/python3, as 3.11.2; "" when there is none."""
+    venv: bool
+    """It can make virtual environments (ensurepip is there)."""
+    headers: bool
+    """Python.h is there: torch.compile needs it."""
+
+
+class NodeFacts(Model):
+    """One host at one moment."""
+
+    host: str
+    version: int = PROBE_VERSION
+    root: bool
+    """The probe ran as root."""
+    unknown: dict[str, str]
+    """Part -> why it could not be read."""
+
+    os: Os | None
+    kernel: Kernel | None
+    boot_id: str | None
+    uptime_s: int | None
+    container: str | None
+    """systemd-detect-virt's container kind, "" on a machine of its own."""
+    secure_boot: Literal["enabled", "disabled", "no-efi"] | None
+    pci: tuple[PciDevice, ...] | None
+    modules: Modules | None
+    mig: tuple[str, ...] | None
+    """Slots of GPUs with MIG instances, from the driver's own files."""
+    packages: dict[str, Package] | None
+    candidates: dict[str, Candidate] | None
+    pins: tuple[Pin, ...] | None
+    sources: tuple[Source, ...] | None
+    dpkg: Dpkg | None
+    auto_upgrades: AutoUpgrades | None
+    services: dict[str, Service] | None
+    environments: tuple[Environment, ...] | None
+    cuda: Cuda | None
+    python: PythonFacts | None
+    compiler: str | None
+    """Version of c++, "" when there is none."""
+    tools: tuple[str, ...] | None
+    """Which of curl, wget, gpgv, gpg, dkms, mokutil, flock, setsid, timeout are there."""
+    disks: dict[str, Disk] | None
+    gpu_users: tuple[GpuUser, ...] | None
+    slurm_jobs: tuple[SlurmJob, ...] | None
+    """Jobs that Slurm has on this host; empty when there is no Slurm."""
+    foreign: tuple[Foreign, ...] | None
+    files: dict[str, OwnFile] | None
+    """Files of ours by path."""
+    state: dict[str, str] | None
+    """Our own record (/var/lib/gpufleet/state): flat key=value lines."""

@@ -1,0 +1,1 @@
+"""The hall shared with verify: specs, inventories, connections, runs."""

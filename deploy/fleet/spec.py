@@ -1,0 +1,178 @@
+"""What a user asks for on a host: `NodeSpec`, strict and frozen.
+
+Every value ends in a file or a shell command on a host, so every value has a grammar here and is
+refused on the controller when it does not match. An empty spec is a full wish: keep what works,
+install what is missing.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from deploy.fleet.errors import Fault
+
+NONE = "none"
+"""The wish that a part is not managed on this host: nothing installed, nothing removed."""
+
+
+def _url(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9:/._~%+\-\[\]@]+", value):
+        raise ValueError("only letters, digits and :/._~%+-[] belong in an address")
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https", "file"} or (
+        parts.scheme != "file" and not parts.netloc
+    ):
+        raise ValueError("wanted an http://, https:// or file:// address")
+    if "@" in value:
+        raise ValueError(
+            "an address must not carry a user name or password (it would end in files and logs); "
+            "put credentials into netrc or the package client's own configuration on the host"
+        )
+    return value.rstrip("/")
+
+
+def _place(value: str) -> str:
+    """An absolute path or an address: where wheels may be found."""
+    return _path(value) if value.startswith("/") else _url(value)
+
+
+def _path(value: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9_][A-Za-z0-9._+\-]*)+", value):
+        raise ValueError("wanted an absolute path of letters, digits, '.', '_', '+' and '-'")
+    return value
+
+
+def _prefix(value: str) -> str:
+    if value.count("/") < 2:
+        raise ValueError("wanted a directory of its own below a top-level one, as /opt/gpufleet")
+    return _path(value)
+
+
+def _requirement(value: str) -> str:
+    try:
+        requirement = Requirement(value)
+    except InvalidRequirement as error:
+        raise ValueError(f"not a requirement that pip would understand: {error}") from None
+    if requirement.url:
+        raise ValueError("a requirement by address cannot be locked; name a version instead")
+    if not re.fullmatch(r"[A-Za-z0-9._\-\[\],<>=!~ ;'\"()+*]+", value):
+        raise ValueError("holds characters that no requirement needs")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _pattern(pattern: str, example: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"wanted for example {example}")
+        return value
+
+    return AfterValidator(check)
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Path = Annotated[str, AfterValidator(_path)]
+Places = Annotated[
+    tuple[Annotated[str, AfterValidator(_place)], ...],
+    BeforeValidator(_listed),
+    Field(max_length=16),
+]
+Requirements = Annotated[
+    tuple[Annotated[str, AfterValidator(_requirement)], ...],
+    BeforeValidator(_listed),
+    Field(max_length=200),
+]
+
+
+class NodeSpec(BaseModel):
+    """The wish for one host, as flat inventory keys. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    policy: Literal["keep", "lts", "production", "newest"] = "keep"
+    """How a version that no pin decides is chosen. `keep`: a working driver stays, a bare host
+    gets the newest LTS stack; `lts`, `production`: newest of that driver type; `newest`: newest
+    that the catalogue knows."""
+
+    driver: (
+        Annotated[str, _pattern(r"none|\d{3}(\.\d{2,3}(\.\d{2})?)?", "580, 580.178.04 or none")]
+        | None
+    ) = None
+    """Driver branch, exact driver version, or `none`."""
+    driver_modules: Literal["open", "closed"] | None = None
+    """Kernel-module flavour; left out, the hardware decides."""
+    cuda: Annotated[str, _pattern(r"none|\d{2}\.\d", "13.0 or none")] | None = None
+    """CUDA toolkit release; left out, the newest that agrees with the torch wheel."""
+    cudnn: Annotated[str, _pattern(r"none|9(\.\d+){0,3}", "9, 9.20.0.48 or none")] | None = None
+    nccl: Annotated[str, _pattern(r"none|2(\.\d+){0,2}", "2.29.7 or none")] | None = None
+    torch: Annotated[str, _pattern(r"none|2\.\d+(\.\d+)?", "2.13.0, 2.13 or none")] | None = None
+    torch_build: Annotated[str, _pattern(r"auto|cpu|cu\d{3}", "auto, cpu or cu130")] = "auto"
+    """Which build of the torch wheel: `auto` from the hardware, or one by name."""
+    python: Annotated[str, _pattern(r"3\.\d{1,2}", "3.11")] | None = None
+    """Python of the environment; left out, the host's own when torch supports it."""
+    extras: Requirements = ()
+    """More requirements for the environment, in pip's syntax, locked with the rest."""
+
+    prefix: Annotated[str, AfterValidator(_prefix)] = "/opt/gpufleet"
+    """Where environments and tools live on the host."""
+    library_path: bool = False
+    """Put /usr/local/cuda/lib64 in front of every program's loader path. Off: a system cuDNN or
+    NCCL before the wheel's own breaks torch at the first convolution."""
+    gpus: Annotated[int, Field(ge=0, le=64)] | None = None
+    """How many GPUs this host must have; left out, as many as its PCI bus shows."""
+
+    proxy: Url | None = None
+    """HTTP proxy for package downloads on the host."""
+    ca_bundle: Path | None = None
+    """CA bundle on the host that package downloads trust."""
+    vendor_repository: Url | None = None
+    """Mirror of the vendor's package repository for this distribution and architecture."""
+    vendor_key_fingerprint: (
+        Annotated[str, _pattern(r"[0-9A-F]{40}", "40 capital hex digits")] | None
+    ) = None
+    """Primary key that signs `vendor_repository`, when it is not the vendor's own."""
+    python_index: Url | None = None
+    """Index for Python packages other than torch."""
+    torch_index: Url | None = None
+    """Index that replaces the vendor's index of torch wheels."""
+    find_links: Places = ()
+    """Folders on the host or pages that list wheels, searched besides the indexes. A folder must
+    exist under the same path where the lock is made."""
+
+
+SPEC_KEYS = frozenset(NodeSpec.model_fields)
+
+
+def read_spec(host: str, values: dict[str, Any]) -> tuple[NodeSpec | None, list[Fault]]:
+    """The spec of one host from its merged inventory values, or every fault in them."""
+    try:
+        return NodeSpec.model_validate(values), []
+    except ValidationError as error:
+        return None, [_fault(host, dict(detail)) for detail in error.errors()]
+
+
+def _fault(host: str, detail: dict[str, Any]) -> Fault:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        from difflib import get_close_matches
+
+        near = get_close_matches(key, SPEC_KEYS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return Fault(host, key, f"unknown key{hint}")
+    found = repr(detail["input"])
+    found = found if len(found) <= 60 else found[:57] + "..."
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return Fault(host, key, f"found {found}: {message[:1].lower() + message[1:]}")

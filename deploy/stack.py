@@ -1,0 +1,133 @@
+"""The exact answer for one host: `Stack`, or why there is none: `Blocked`.
+
+A stack names every version; it is what the lock holds and what the plan compares facts with.
+"""
+
+import hashlib
+import json
+from typing import Literal
+
+from deploy.facts import Flavour
+from deploy.fleet.model import Model
+
+
+class PackagePin(Model):
+    """One package at its full version, as the repository names it."""
+
+    version: str
+    size: int
+    """Download size in bytes, 0 when unknown (adopted from a host)."""
+
+
+Packages = dict[str, PackagePin]
+
+
+class Repository(Model):
+    """The vendor's package repository as the host will see it."""
+
+    kind: Literal["apt"]
+    url: str
+    key_fingerprint: str
+    """Primary key, 40 capital hex digits."""
+    key: str
+    """The public key itself, ASCII-armoured; checked against the fingerprint when read."""
+
+
+class Driver(Model):
+    branch: str
+    """As 580."""
+    version: str
+    """As 580.178.04: the number the loaded module must show."""
+    flavour: Flavour
+    pinning: Packages
+    """The vendor's pinning package of the branch; installed before the driver. May be empty."""
+    packages: Packages
+    """The driver's whole set at full versions, persistence daemon included."""
+
+
+class Component(Model):
+    """Fabric manager, CUDA toolkit, cuDNN or NCCL at exact versions."""
+
+    version: str
+    """The number people say: 580.178.04, 13.0, 9.20.0.48, 2.29.7."""
+    packages: Packages
+
+
+class TorchEnvironment(Model):
+    """One Python environment, locked to the hash of every wheel."""
+
+    id: str
+    """Digest of everything below: two equal environments have equal ids."""
+    python: str
+    """Minor version, as 3.11."""
+    torch: str
+    """Public version, as 2.13.0."""
+    build: str
+    """cpu, cu126, cu130 ..."""
+    hardware_build: str
+    """What the hardware alone would have chosen; "" when there is no GPU."""
+    uv: str
+    """Version of uv that builds it."""
+    uv_hashes: tuple[str, ...]
+    """sha256:... of uv's wheels for this platform."""
+    index: str
+    """Index for everything that no other place serves ("" = the host's default)."""
+    torch_index: str
+    """Index of torch wheels ("" = none beside `index`)."""
+    find_links: tuple[str, ...]
+    requirements: tuple[str, ...]
+    """`name==version --hash=sha256:... [--hash=...]`, one per distribution, sorted."""
+
+
+class Stack(Model):
+    """Everything that apply brings about on a host."""
+
+    distribution: str
+    """Catalogue name, as debian12."""
+    arch: str
+    repository: Repository | None
+    driver: Driver | None
+    fabric: Component | None
+    cuda: Component | None
+    cudnn: Component | None
+    nccl: Component | None
+    environment: TorchEnvironment | None
+
+    @property
+    def id(self) -> str:
+        """Short digest of the content: equal stacks have equal ids."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Reason(Model):
+    """One link in the chain from facts to a choice."""
+
+    part: str
+    """driver, modules, cuda, cudnn, nccl, torch, python, fabric, repository."""
+    choice: str
+    because: str
+    source: str
+    """Where the rule comes from: catalogue row, vendor page, inventory key."""
+
+
+class Blocked(Model):
+    """No stack, or not ours to change, or a needed fact is unknown."""
+
+    host: str
+    reason: str
+    """The conflicting facts, in one sentence."""
+    rule: str
+    source: str
+    unblock: tuple[str, ...]
+    """What would unblock it: nearest specs, or a command."""
+
+
+class Solution(Model):
+    """What the solver says about one host: exactly one of stack and blocked is set."""
+
+    host: str
+    stack: Stack | None
+    blocked: Blocked | None
+    reasons: tuple[Reason, ...]
+    warnings: tuple[str, ...]

@@ -1,0 +1,1 @@
+"""Found state, and the verdict."""
