@@ -1,0 +1,41 @@
+# gpufleet: `make test` sets everything up and runs every test; the rest are parts of it.
+
+VENV   ?= .venv
+PYTHON ?= python3
+PY     := $(VENV)/bin/python
+ARGS   ?=
+
+.PHONY: check test setup bench clean
+
+# Lint, types and offline tests: no root, no network beyond installing the environment.
+check: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(PY) -m pytest -q -m "not fleet" $(ARGS)
+
+# Everything: set-up of this machine, then all tests, the simulated fleet included.
+test: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(PY) -m pytest $(ARGS)
+
+setup: $(VENV)/.installed
+	tests/setup.sh $(PY)
+
+bench: setup
+	$(PY) -m tests.bench $(ARGS)
+
+# Every trace of ours: the simulated fleet with its caches, the packages that set-up installed,
+# the environment. Asks for sudo where root made the traces.
+clean:
+	tests/setup.sh --remove
+	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/setup.sh --venv
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
