@@ -25,7 +25,7 @@ setup: $(VENV)/.installed
 	tests/setup.sh $(PY)
 
 bench: setup
-	$(PY) -m tests.bench $(ARGS)
+	$(PY) -m tests.bench.sweep $(ARGS)
 
 # Every trace of ours: the simulated fleet with its caches, the packages that set-up installed,
 # the environment. Asks for sudo where root made the traces.
