@@ -1,0 +1,22 @@
+"""A fleet of real Debian hosts whose GPUs are simulated: `python -m tests.sim up`.
+
+Real: systemd, sshd, sudo, apt, dpkg, signed repositories, services, reboots, own addresses.
+Simulated: PCI devices, kernel modules, NVML and the contents of the vendor's packages.
+Nodes are systemd-nspawn containers on overlayfs; they share the machine's kernel.
+"""
+
+PACKAGES = (
+    "debootstrap",
+    "systemd-container",
+    "iptables",
+    "iproute2",
+    "util-linux",
+    "openssh-client",
+    "dpkg-dev",
+    "apt-utils",
+    "gpg",
+    "gcc",
+    "libc6-dev",
+    "kmod",
+)
+"""Debian packages that the machine needs to run a simulated fleet (set-up installs them)."""

@@ -1,0 +1,91 @@
+"""The layers between the base system and a node's own changes: guest files, then the node's seed.
+
+Overlay order, top first: upper (what happened since the first boot), seed (name, addresses, keys,
+hardware of this node), guest (the stand-ins and the machine's package settings), base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.sim import machine, paths
+from tests.sim.proc import exclusive, run
+from tests.sim.profiles import describe
+
+_FILES = Path(__file__).with_name("guest")
+
+
+def guest(base: Path) -> Path:
+    """Return the guest layer, laid anew when a guest file, a setting or the kernel changed."""
+    made = _made_files()
+    digest = hashlib.sha256(base.name.encode())
+    for name, content in sorted(made.items()):
+        digest.update(name.encode() + b"\0" + content + b"\0")
+    layer = paths.cache() / f"guest-{digest.hexdigest()[:12]}"
+    with exclusive(paths.cache() / "guest.lock", "the guest layer"):
+        if not layer.is_dir():
+            staging = layer.with_name(layer.name + ".building")
+            shutil.rmtree(staging, ignore_errors=True)
+            _write(staging, made)
+            run("depmod", "-b", str(staging / "usr"), platform.release())
+            staging.rename(layer)
+    return layer
+
+
+def seed(directory: Path, node: str, hardware: str, files: Mapping[str, str]) -> None:
+    """Write a node's own layer: identity, host key, hardware; `files` by path inside the node."""
+    key = directory / "etc/ssh/ssh_host_ed25519_key"
+    if not key.exists():
+        key.parent.mkdir(parents=True, exist_ok=True)
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"root@{node}", "-f", str(key))
+    identity = directory / "etc/machine-id"
+    if not identity.exists():
+        identity.write_text(uuid.uuid4().hex + "\n")
+    own = {
+        "etc/hostname": f"{node}\n",
+        "etc/sim/hardware.json": json.dumps(describe(node, hardware), indent=1) + "\n",
+        "etc/resolv.conf": machine.resolvers(),
+    }
+    _write(directory, {name: text.encode() for name, text in (own | dict(files)).items()})
+
+
+def _made_files() -> dict[str, bytes]:
+    """Return every file of the guest layer by path; executables keep their mode by a marker."""
+    files = {
+        str(file.relative_to(_FILES)): file.read_bytes()
+        for file in sorted(_FILES.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    modules = f"lib/modules/{platform.release()}"
+    files |= {f"usr/{modules}/modules.order": b"", f"usr/{modules}/modules.builtin": b""}
+    files |= machine.settings()
+    files["home/ops/.ssh/authorized_keys"] = (paths.keys() / "id_ed25519.pub").read_bytes()
+    return files
+
+
+def _write(layer: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        file = layer / name
+        if file.exists() and file.read_bytes() == content:
+            continue  # a node may be standing on this layer
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        file.chmod(0o755 if content.startswith(b"#!") else 0o644)
+    for unit in layer.glob("etc/systemd/system/*.service"):
+        for target in re.findall(r"^WantedBy=(\S+)$", unit.read_text(), re.MULTILINE):
+            link = unit.parent / f"{target}.wants" / unit.name
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(f"../{unit.name}")
+    home = layer / "home/ops"
+    if home.is_dir():  # sshd refuses keys that others could write; the base made ops user 1000
+        for path in [home, *home.rglob("*")]:
+            os.chown(path, 1000, 1000)
+            path.chmod(0o700 if path.is_dir() else 0o600)

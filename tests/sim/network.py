@@ -1,0 +1,88 @@
+"""One bridge and one /24 of 10.77.0.0/16 per fleet, with a way out through the machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.sim import paths
+from tests.sim.proc import run
+
+_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+def bridge(index: int) -> str:
+    """Return the name of a fleet's bridge."""
+    return f"gpufleet-sim{index}"
+
+
+def subnet(index: int) -> str:
+    """Return the network of a fleet."""
+    return f"10.77.{index}.0/24"
+
+
+def address(index: int, host: int) -> str:
+    """Return an address in a fleet's network: 1 is the machine, 11 the first node."""
+    return f"10.77.{index}.{host}"
+
+
+def owner(index: int) -> str | None:
+    """Return the directory of the fleet whose bridge this is, "" for a stranger's, None for none.
+
+    The directory is written on the bridge itself, so a bridge left behind is known for ours
+    whatever happened to our files.
+    """
+    shown = run("ip", "-json", "link", "show", "dev", bridge(index), check=False)
+    if shown.returncode == 0:
+        alias = json.loads(shown.stdout)[0].get("ifalias", "")
+        return str(alias)
+    taken = run("ip", "-4", "-oneline", "address").stdout
+    return "" if re.search(rf"inet 10\.77\.{index}\.", taken) else None
+
+
+def build(index: int, directory: Path) -> None:
+    """Make the fleet's bridge and its rules; what is there already stays."""
+    name = bridge(index)
+    if owner(index) is None:
+        run("ip", "link", "add", name, "type", "bridge")
+        run("ip", "link", "set", name, "alias", str(directory))
+    run("ip", "address", "replace", f"{address(index, 1)}/24", "dev", name)
+    run("ip", "link", "set", name, "up")
+    saved = paths.cache() / "ip_forward.before"
+    if _FORWARD.read_text().strip() == "0":
+        saved.write_text("0\n")
+        _FORWARD.write_text("1\n")
+    for rule in _rules(index):
+        if run("iptables", "-w", *_do("-C", rule), check=False).returncode != 0:
+            run("iptables", "-w", *_do("-I", rule))
+
+
+def remove(index: int) -> None:
+    """Take away a fleet's bridge and rules; after the last fleet, forwarding as it was before."""
+    for rule in _rules(index):
+        while run("iptables", "-w", *_do("-D", rule), check=False).returncode == 0:
+            pass
+    run("ip", "link", "delete", bridge(index), check=False)
+    saved = paths.cache() / "ip_forward.before"
+    if saved.exists() and not re.search(r"gpufleet-sim\d", run("ip", "link").stdout):
+        _FORWARD.write_text(saved.read_text())
+        saved.unlink()
+
+
+def usable(index: int, directory: Path) -> bool:
+    """Tell whether a fleet may use this index: nothing else on this machine has its addresses."""
+    return owner(index) in (None, str(directory))
+
+
+def _rules(index: int) -> list[list[str]]:
+    net, name = subnet(index), bridge(index)
+    return [
+        ["nat", "POSTROUTING", "-s", net, "!", "-d", net, "-j", "MASQUERADE"],
+        ["filter", "FORWARD", "-i", name, "-j", "ACCEPT"],
+        ["filter", "FORWARD", "-o", name, "-j", "ACCEPT"],
+    ]
+
+
+def _do(action: str, rule: list[str]) -> list[str]:
+    return ["-t", rule[0], action, *rule[1:]]
