@@ -1,0 +1,36 @@
+"""The documents say what the code does."""
+
+import re
+from pathlib import Path
+
+from deploy.fleet.spec import SPEC_KEYS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.S | re.M)
+    assert found, f"README.md has no section {title}"
+    return found[1]
+
+
+def first_column(text: str) -> list[str]:
+    rows = [row for row in text.splitlines() if row.startswith("| `")]
+    return re.findall(r"`([^`]+)`", " ".join(row.split("|")[1] for row in rows))
+
+
+def test_every_inventory_key_is_described_and_no_other() -> None:
+    assert sorted(first_column(section("Inventory keys"))) == sorted(SPEC_KEYS)
+
+
+def test_every_command_is_described_and_no_other() -> None:
+    named = {text.split()[1] for text in first_column(section("Commands")) if "gpufleet" in text}
+    commands = {path.stem for path in (ROOT / "deploy/commands").glob("[a-z]*.py")}
+    assert named == commands
+
+
+def test_every_local_file_named_in_the_readme_exists() -> None:
+    for name in re.findall(r"`((?:docs|inventories|deploy|tests)/[A-Za-z0-9_./-]+)`", README):
+        if name != "inventories/lab.py" and name != "inventories/lab.lock":
+            assert (ROOT / name).exists(), name
