@@ -19,7 +19,17 @@ SUITE = "bookworm"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "openssh-server", "sudo"),
     *("python3", "python3-venv", "gcc", "g++", "make", "apt-utils", "gpgv", "ca-certificates"),
-    *("curl", "iproute2", "iputils-ping", "kmod", "pciutils", "procps", "util-linux", "less"),
+    *(
+        "curl",
+        "systemd-journal-remote",
+        "iproute2",
+        "iputils-ping",
+        "kmod",
+        "pciutils",
+        "procps",
+        "util-linux",
+        "less",
+    ),
 )
 """What a freshly installed Debian server of this suite has, and nothing that gpufleet installs."""
 

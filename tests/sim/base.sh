@@ -26,7 +26,7 @@ in_base apt-get -q update
 in_base apt-get -q -y dist-upgrade
 in_base apt-get clean
 # Modules live in the machine's kernel: guest/ carries stand-ins, whatever path they are called by.
-for command in /sbin/modprobe /sbin/rmmod /sbin/insmod /sbin/lsmod /bin/lsmod; do
+for command in /sbin/modprobe /sbin/rmmod /sbin/lsmod /bin/lsmod; do
     in_base dpkg-divert --quiet --local --rename --divert "$command.kmod" --add "$command"
 done
 umount "$target/proc"

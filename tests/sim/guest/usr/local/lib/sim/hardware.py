@@ -1,0 +1,185 @@
+#!/usr/bin/python3
+"""The simulated hardware of this node: PCI functions and NVML values, as files.
+
+Run at boot by sim-hardware.service: builds the trees in /run/sim and binds them where the kernel
+shows real ones, then does what the kernel does at boot: nouveau, then nvidia when installed.
+"""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+RUN = Path("/run/sim")
+PCI = RUN / "pci"
+DRIVERS = RUN / "pci_drivers"
+MODULES = RUN / "sys/module"
+PROC_DRIVER = RUN / "proc/driver"
+NVML = RUN / "nvml"
+FAULTS = Path("/etc/sim/faults")
+
+SPEED = {3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}
+
+
+def described():
+    """Return what stands in this node: /etc/sim/hardware.json."""
+    return json.loads(Path("/etc/sim/hardware.json").read_text())
+
+
+def fault(kind):
+    """Tell whether a fault is active; it is a file that outlives a reboot."""
+    return (FAULTS / kind).exists()
+
+
+def faults(prefix):
+    """Return the arguments of the active faults of one kind, e.g. of every nvml:...."""
+    found = FAULTS.glob(f"{prefix}:*") if FAULTS.is_dir() else []
+    return sorted(f.name.partition(":")[2] for f in found)
+
+
+def write(file, text):
+    """Write a file of a simulated tree, one value and a line end as sysfs does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{text}\n")
+
+
+def nvidia_functions(pci_class):
+    """Return the slots of NVIDIA functions of one class, as the PCI tree shows them now."""
+    return [
+        slot.name
+        for slot in sorted(PCI.iterdir())
+        if (slot / "vendor").read_text().strip() == "0x10de"
+        and (slot / "class").read_text().strip() == pci_class
+    ]
+
+
+def bound_to(slot):
+    """Return the name of the driver that a function is bound to, None without one."""
+    link = PCI / slot / "driver"
+    return os.path.basename(os.readlink(link)) if link.is_symlink() else None
+
+
+def bind(slot, driver):
+    """Bind a function to a driver, or release it (None)."""
+    link = PCI / slot / "driver"
+    if link.is_symlink():
+        (DRIVERS / bound_to(slot) / slot).unlink(missing_ok=True)
+        link.unlink()
+    if driver is not None:
+        (DRIVERS / driver).mkdir(parents=True, exist_ok=True)
+        link.symlink_to(f"../../../../bus/pci/drivers/{driver}")
+        (DRIVERS / driver / slot).symlink_to(f"../../../../bus/pci/devices/{slot}")
+
+
+def build_pci():
+    """Lay /sys/bus/pci/devices: the files that lspci, the probe and the checks read."""
+    links = {gpu["slot"]: gpu for gpu in described()["gpus"]}
+    for function in described()["pci"]:
+        lost = function["slot"] in lost_slots()
+        directory = PCI / function["slot"]
+        for name in ("vendor", "device", "class", "subsystem_vendor", "subsystem_device"):
+            write(directory / name, function[name])
+        write(directory / "revision", "0xff" if lost else function["revision"])
+        write(directory / "irq", "16")
+        write(directory / "enable", "1")
+        write(directory / "numa_node", "0")
+        write(directory / "resource", "\n".join(["0x0 0x0 0x0".replace("0x0", f"0x{0:016x}")] * 13))
+        ids = [int(function[key], 16) for key in ("vendor", "device", "subsystem_vendor")]
+        ids.append(int(function["subsystem_device"], 16))
+        code = function["class"][2:].upper()
+        alias = "pci:v{:08X}d{:08X}sv{:08X}sd{:08X}".format(*ids)
+        write(directory / "modalias", f"{alias}bc{code[:2]}sc{code[2:4]}i{code[4:]}")
+        (directory / "config").write_bytes(b"\xff" * 256 if lost else config_space(function))
+        if gpu := links.get(function["slot"]):
+            for end in ("current", "max"):
+                write(directory / f"{end}_link_speed", SPEED[gpu["pcie_gen"]])
+                write(directory / f"{end}_link_width", gpu["pcie_width"])
+
+
+def config_space(function):
+    """Return the 256 bytes of configuration space that lspci decodes."""
+    number = {key: int(value, 16) for key, value in function.items() if key != "slot"}
+    head = struct.pack("<HHHHBBHBBBB", number["vendor"], number["device"], 0x0006, 0x0010,
+                       number["revision"], number["class"] & 0xFF, number["class"] >> 8,
+                       0, 0, 0, 0)  # fmt: skip
+    sub = struct.pack("<HH", number["subsystem_vendor"], number["subsystem_device"])
+    return (head.ljust(0x2C, b"\0") + sub).ljust(256, b"\0")
+
+
+def lost_slots():
+    """Return the slots of GPUs that fell off the bus (fault gpu-lost:INDEX)."""
+    gpus = described()["gpus"]
+    return {gpus[int(index)]["slot"] for index in faults("gpu-lost")}
+
+
+def build_nvml():
+    """Lay the values that the simulated NVML reports; faults on top."""
+    for index, gpu in enumerate(described()["gpus"]):
+        values = {
+            "name": gpu["name"],
+            "uuid": gpu["uuid"],
+            "serial": gpu["serial"],
+            "pci_bus_id": gpu["slot"],
+            "memory_mib": gpu["memory_mib"],
+            "cc_major": gpu["compute"][0],
+            "cc_minor": gpu["compute"][1],
+            "pcie_gen": gpu["pcie_gen"],
+            "pcie_gen_max": gpu["pcie_gen"],
+            "pcie_width": gpu["pcie_width"],
+            "pcie_width_max": gpu["pcie_width"],
+        }
+        zero = (
+            "ecc_uncorrected",
+            "remap_pending",
+            "remap_failed",
+            "persistence",
+            "recovery_action",
+        )
+        values |= dict.fromkeys((*zero, "fabric_state"), 0)
+        values["lost"] = int(gpu["slot"] in lost_slots())
+        for name, value in values.items():
+            write(NVML / str(index) / name, value)
+    write(NVML / "hang_s", 0)
+    for setting in faults("nvml"):
+        place, _, value = setting.partition("=")
+        write(NVML / place.replace(":", "/"), value)
+
+
+def mount_trees():
+    """Bind the trees over the places where a kernel shows its own."""
+    binds = {
+        MODULES: "/sys/module",
+        PROC_DRIVER: "/proc/driver",
+        PCI: "/sys/bus/pci/devices",
+        DRIVERS: "/sys/bus/pci/drivers",
+    }
+    for tree in binds:
+        tree.mkdir(parents=True, exist_ok=True)
+    run("mount", "-o", "remount,rw", "/sys")
+    os.makedirs("/sys/module", exist_ok=True)
+    for tree, place in binds.items():
+        run("mount", "--bind", str(tree), place)
+    run("mount", "-o", "remount,ro", "/sys")
+
+
+def run(*command):
+    """Run a command that must succeed."""
+    subprocess.run(command, check=True)
+
+
+def main():
+    """Do what firmware and kernel do at boot."""
+    import kmod  # it uses this module
+
+    build_pci()
+    build_nvml()
+    mount_trees()
+    kmod.boot()
+
+
+if __name__ == "__main__":
+    main()
