@@ -13,7 +13,7 @@ from pathlib import Path
 from debian.deb822 import Deb822
 
 from tests.sim import paths
-from tests.sim.proc import SimError, exclusive, run, say
+from tests.sim.proc import ISOLATE, SimError, exclusive, run, say
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -77,12 +77,9 @@ def _build(base: Path, inputs: dict[str, bytes]) -> None:
     say(f"building the base system, once, 1 to 3 minutes (log: {log})")
     begun = time.monotonic()
     with log.open("w") as out:
-        # --kill-child: when this process is killed, so is everything that the build started.
         built = subprocess.run(
-            ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private",
-             "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", str(_RECIPE),
-             str(staging / "root"), SUITE, mirror(inputs["debian.sources"]), ",".join(PACKAGES),
-             str(offered), str(debs)],
+            [*ISOLATE, "sh", str(_RECIPE), str(staging / "root"), SUITE,
+             mirror(inputs["debian.sources"]), ",".join(PACKAGES), str(offered), str(debs)],
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
     if built.returncode != 0:

@@ -17,25 +17,34 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.sim import machine, paths
-from tests.sim.proc import exclusive, run
+from tests.sim.proc import exclusive, isolated, run
 from tests.sim.profiles import describe
+from tests.sim.vendor.debian import package_suffix
 
 _FILES = Path(__file__).with_name("guest")
+_SCRIPT = Path(__file__).with_name("guest.sh")
 
 
-def guest(base: Path) -> Path:
-    """Return the guest layer, laid anew when a guest file, a setting or the kernel changed."""
+def guest(base: Path, extra_url: str, key: Path) -> Path:
+    """Return the guest layer, laid anew when a guest file, a setting, kernel or repository changed.
+
+    `extra_url` is the repository with the machine's kernel as a Debian package, `key` signs it.
+    """
     made = _made_files()
-    digest = hashlib.sha256(base.name.encode())
+    repository = (key.parents[3] / "extra/Packages").read_bytes()
+    stamp = (base.name, extra_url, platform.release(), _SCRIPT.read_text(), repository)
+    digest = hashlib.sha256(repr(stamp).encode())
     for name, content in sorted(made.items()):
         digest.update(name.encode() + b"\0" + content + b"\0")
     layer = paths.cache() / f"guest-{digest.hexdigest()[:12]}"
     with exclusive(paths.cache() / "guest.lock", "the guest layer"):
         if not layer.is_dir():
+            for leftover in paths.cache().glob("guest-*.building*"):
+                shutil.rmtree(leftover)
             staging = layer.with_name(layer.name + ".building")
-            shutil.rmtree(staging, ignore_errors=True)
             _write(staging, made)
-            run("depmod", "-b", str(staging / "usr"), platform.release())
+            kernel = f"linux-image-{package_suffix(platform.release())}"
+            isolated("sh", str(_SCRIPT), str(base), str(staging), extra_url, str(key), kernel)
             staging.rename(layer)
     return layer
 
@@ -58,14 +67,12 @@ def seed(directory: Path, node: str, hardware: str, files: Mapping[str, str]) ->
 
 
 def _made_files() -> dict[str, bytes]:
-    """Return every file of the guest layer by path; executables keep their mode by a marker."""
+    """Return every file of the guest layer by path inside the node."""
     files = {
         str(file.relative_to(_FILES)): file.read_bytes()
         for file in sorted(_FILES.rglob("*"))
         if file.is_file() and "__pycache__" not in file.parts
     }
-    modules = f"lib/modules/{platform.release()}"
-    files |= {f"usr/{modules}/modules.order": b"", f"usr/{modules}/modules.builtin": b""}
     files |= machine.settings()
     files["home/ops/.ssh/authorized_keys"] = (paths.keys() / "id_ed25519.pub").read_bytes()
     return files

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.sim import base, layers, network, node, paths
+from tests.sim import base, layers, network, node, paths, web
 from tests.sim.fleet import Fleet, Node, define, existing, load
 from tests.sim.proc import SimError, WrongUseError, exclusive, holder, run, say
 
@@ -59,6 +59,7 @@ def down(name: str) -> None:
         fleet = None
     with exclusive(_lock(name), f"fleet {name}"):
         _stop_all(name, fleet)
+        web.stop(directory)
         for index in range(255):
             if network.owner(index) == str(directory):
                 network.remove(index)
@@ -97,8 +98,10 @@ def _prepare(fleet: Fleet) -> list[Path]:
         n.directory.mkdir(parents=True, exist_ok=True)
     _login_key()
     lower = base.ensure()
-    shared = [layers.guest(lower), lower]
     network.build(fleet.index, fleet.directory)
+    repository = web.start(fleet)
+    extra = fleet.vendor["vendor_extra_url"]
+    shared = [layers.guest(lower, extra, repository.key_file), lower]
     hosts = "".join(f"{n.address} {n.name}\n" for n in fleet.nodes.values())
     for n in fleet.nodes.values():
         files = {

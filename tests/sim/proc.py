@@ -15,6 +15,11 @@ from pathlib import Path
 
 _FLOCK = "hhqqi4x"  # struct flock of fcntl(2): type, whence, start, length, pid
 
+ISOLATE = (
+    *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"),
+    *("--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
+)
+
 
 class SimError(Exception):
     """Something the user of the simulated fleet must know; printed without a traceback."""
@@ -46,6 +51,14 @@ def run(
         said = (done.stderr or done.stdout).strip()
         raise SimError(f"{' '.join(argv)}: exit {done.returncode}: {said[-2000:]}")
     return done
+
+
+def isolated(*argv: str) -> None:
+    """Run a command in mount and pid namespaces of its own.
+
+    When this process is killed, so is everything that the command started, and its mounts go.
+    """
+    run(*ISOLATE, *argv)
 
 
 def say(message: str) -> None:
