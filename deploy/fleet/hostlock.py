@@ -1,0 +1,118 @@
+"""One controller at a time on a host, and one step at a time.
+
+Two locks, both `flock` on files below /run, so that neither survives a reboot:
+
+- /run/gpufleet.lock is held by a command of ours whose stdin is our live connection. When the
+  controller ends in any way, kill -9 included, that command reads EOF and the lock is free. Its
+  text says who holds it.
+- /run/gpufleet/step is held by the supervisor of the running step (deploy/supervise.py), which
+  outlives us. Whoever takes the host lock waits here until an orphaned apt or build has ended.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from deploy.fleet.model import Model
+from deploy.fleet.runs import printable
+
+if TYPE_CHECKING:
+    from deploy.fleet.transport import Connection
+
+LOCK = "/run/gpufleet.lock"
+WORK = "/run/gpufleet"
+"""Files of the running step: step (lock), what, limit, stdin, log. Root only."""
+LOCK_TIMEOUT_S = 30
+
+_HOLD = """
+{{
+owner={owner}
+exec 9>>{lock} || exit 1
+if ! flock -n 9; then
+    printf 'locked %s\\n' "$(head -c 300 {lock} | head -n 1)"
+    exit 0
+fi
+printf '%s, pid %s\\n' "$owner" "$$" >{lock}
+echo held
+cat >/dev/null
+: >{lock}
+}}
+"""
+
+_WAIT = """
+{{
+[ -e {work}/step ] || exit 0
+exec 8>>{work}/step || exit 1
+flock -n 8 && exit 0
+limit=$(head -c 8 {work}/limit | tr -cd 0-9)
+printf 'waiting for what an earlier controller left running: %s\\n' "$(head -c 300 {work}/what)"
+tail -n 1 -f {work}/log 2>/dev/null 8>&- &
+flock -w "$((${{limit:-600}} + 60))" 8
+rc=$?
+kill $!
+exit $rc
+}}
+"""
+
+WAIT_TIMEOUT_S = 6 * 3600
+"""Backstop of the wait for an orphaned step; the step's own limit ends it long before."""
+
+
+class Owner(Model):
+    """Who holds a host, as others read it."""
+
+    controller: str
+    """user@machine"""
+    run: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"{self.controller} since {self.since} (run {self.run})"
+
+
+class Locked(Exception):  # noqa: N818 - reads as what it is at every raise
+    """Another controller works on this host; the message names it."""
+
+
+class LockTrouble(Exception):  # noqa: N818 - reads as what it is at every raise
+    """The lock could not be taken for another reason; the message says which."""
+
+
+@contextmanager
+def host_lock(
+    connection: "Connection", owner: Owner, note: Callable[[str], None]
+) -> Iterator[Callable[[], bool]]:
+    """Hold the host for the block; wait first for an orphaned step of an earlier controller.
+
+    Yields a function that says whether the lock is still held. `note` gets the lines that say
+    what is waited for. Raises Locked or LockTrouble, both before the block begins.
+    """
+    command = _HOLD.format(owner=shlex.quote(printable(str(owner))), lock=LOCK)
+    held = connection.hold(command, root=True, timeout_s=LOCK_TIMEOUT_S)
+    try:
+        first = printable(held.first_line).strip()
+        if first.startswith("locked"):
+            by = first.removeprefix("locked").strip() or "another controller (it has just begun)"
+            raise Locked(
+                f"{connection.host}: locked by {by}; wanted the host for this run: wait for that "
+                "run to end, then apply again"
+            )
+        if first != "held":
+            raise LockTrouble(
+                f"{connection.host}: {LOCK} could not be locked as root within {LOCK_TIMEOUT_S} s"
+                f" ({printable(held.trouble or first)[:300]}); "
+                f"look with: ssh {connection.host} sudo -n flock -n {LOCK} true"
+            )
+        waited = connection.run(
+            _WAIT.format(work=WORK), root=True, timeout_s=WAIT_TIMEOUT_S, on_line=note
+        )
+        if not waited.ok:
+            raise LockTrouble(
+                f"{connection.host}: what an earlier controller left running did not end within "
+                f"its time limit ({waited.trouble or 'still running'}); look at {WORK}/what and "
+                f"{WORK}/log there"
+            )
+        yield held.alive
+    finally:
+        held.close()
