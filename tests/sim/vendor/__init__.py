@@ -1,7 +1,7 @@
 """The simulated vendor: a signed apt repository with real names and stub contents, and wheels.
 
-`build` makes it (once per content), `serve_command` is how to serve it. What is simulated is what the
-packages contain; packages, signatures, dependencies and dpkg transactions are real.
+`build` makes it (once per content), `serve_command` is how to serve it. What is simulated is what
+the packages contain; packages, signatures, dependencies and dpkg transactions are real.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pysequoia import Tsk
+
 from tests.sim import machine
 
-from . import deb, debian, driver, libraries, repo, toolkit, wheels
+from . import branches, deb, debian, driver, libraries, repo, toolkit, wheelhouse, wheels
 from .packages import Compiled, Package
 
 PACKAGES = ("apt-utils", "gcc", "gpgv", "libc6-dev")
@@ -41,7 +43,7 @@ class VendorRepo:
 
 def vendor_packages() -> list[Package]:
     """The catalogue of the vendor's repository."""
-    return driver.packages() + toolkit.packages() + libraries.packages()
+    return driver.packages() + branches.packages() + toolkit.packages() + libraries.packages()
 
 
 def build(cache_dir: Path, kernel_release: str) -> VendorRepo:
@@ -75,7 +77,7 @@ def cpu_wheels() -> list[Path]:
     return sorted(w for folder in machine.folders() for w in folder.glob("torch-*+cpu-*linux*.whl"))
 
 
-def _build(tree: Path, kernel_release: str, key: repo.Tsk, real: list[Path]) -> None:
+def _build(tree: Path, kernel_release: str, key: Tsk, real: list[Path]) -> None:
     cuda, extra = tree / VendorRepo.cuda, tree / VendorRepo.extra
     catalogue = {cuda: vendor_packages(), extra: debian.packages(kernel_release)}
     workers = min(4, os.cpu_count() or 1)
@@ -84,7 +86,7 @@ def _build(tree: Path, kernel_release: str, key: repo.Tsk, real: list[Path]) -> 
         for directory, packages in catalogue.items():
             directory.mkdir(parents=True)
             deb.build_all(packages, artefacts, directory, workers)
-        wheels.build(tree / "wheels", artefacts, real)
+        wheelhouse.build(tree / "wheels", artefacts, real)
     repo.index(cuda, key, origin="NVIDIA", label="NVIDIA CUDA")
     repo.index(extra, key, origin="gpufleet simulation", label="Simulated Debian extra")
 

@@ -1,4 +1,4 @@
-"""Stub packages become .deb files: compile what has to be compiled, lay out a tree, run dpkg-deb."""
+"""Stub packages become .deb files: compile what needs it, lay out a tree, run dpkg-deb."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from .packages import FILES, Compiled, Link, Package, Text
 
 EPOCH = 1735689600
-"""Time stamp of everything in the repository (2025-01-01), so that equal sources give equal files."""
+"""Time stamp of every packaged file (2025-01-01), so that equal sources give equal files."""
 
 
 def compile_all(wanted: Iterable[Compiled], directory: Path, workers: int) -> dict[Compiled, Path]:
-    """Compile each distinct artefact once into `directory`; raises CalledProcessError with gcc's words."""
+    """Compile each distinct artefact once into `directory`; RuntimeError carries gcc's words."""
 
     def build(artefact: Compiled) -> tuple[Compiled, Path]:
         name = hashlib.sha256(repr(artefact).encode()).hexdigest()[:16]

@@ -3,8 +3,8 @@
 - linux-headers-<release> and linux-image-<release> for the machine's kernel and for a second one,
   `<release>+next`, which no machine runs;
 - dkms, a stand-in newer than Debian's own;
-- Debian's own NVIDIA driver 535 under Debian's names and versions, the second origin that a host with
-  non-free enabled has: same package names as the vendor's, other versions.
+- Debian's own NVIDIA driver 535 under Debian's names and versions, the second origin that a host
+  with non-free enabled has: same package names as the vendor's, other versions.
 """
 
 from __future__ import annotations
@@ -125,5 +125,18 @@ def debian_driver() -> list[Package]:
                 source="nvidia-graphics-drivers",
                 relations={"Depends": f"nvidia-modprobe (= {version})"})
     )  # fmt: skip
-    # nvidia-driver-cuda is the vendor's name alone; Debian's own meta is nvidia-driver
-    return [package for package in found if package.name != "nvidia-driver-cuda"]
+    exactly = f"(= {version})"
+    return [
+        *found,
+        Package(
+            "nvidia-driver",
+            version,
+            "NVIDIA metapackage",
+            source="nvidia-graphics-drivers",
+            section="non-free/x11",
+            relations={
+                "Depends": f"nvidia-kernel-dkms {exactly} | nvidia-open-kernel-dkms {exactly}, "
+                f"libcuda1 {exactly}, nvidia-smi {exactly}, nvidia-persistenced {exactly}"
+            },
+        ),
+    ]

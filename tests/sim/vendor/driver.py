@@ -1,12 +1,10 @@
-"""The driver packages of the vendor's Debian 12 repository, several versions of two branches.
+"""The driver proper in the vendor's Debian 12 repository: user space and kernel modules.
 
 Names and dependency shapes: research provisioning 2.6-2.8. The points that a deploy can trip over:
-- user space is tied together with exact versions, the metas nvidia-open and cuda-drivers with `>=`;
+- user space is tied together with exact versions;
 - the two kernel module packages conflict and provide `nvidia-kernel` at their version;
-- nvidia-fabricmanager depends on nothing;
-- a pinning package is a conffile of priority 1000 by source package, at most one is installed, and it
-  works only when apt reads it before it resolves, i.e. when it was installed before;
 - libcuda1 recommends a kernel module package, the closed one first.
+What stands on top of them is in `branches.py`.
 """
 
 from __future__ import annotations
@@ -20,22 +18,18 @@ CUDA_OF_BRANCH = {"535": "12.2", "580": "13.0", "595": "13.2"}
 """CUDA version that a branch reports (research: provisioning 2.2)."""
 
 VERSIONS = ("580.159.04", "580.178.04", "595.71.05", "595.91.07")
-"""Upstream versions in the repository; its package versions append -1 (research: provisioning 2.6)."""
-
-BRANCHES = ("580", "595")
+"""Upstream versions; package versions append -1 (research: provisioning 2.6)."""
 
 GRAPHICS = "nvidia-graphics-drivers"
 """Source package of the driver proper, which the pinning packages match by `src:*nvidia*`."""
 
 
 def packages() -> list[Package]:
-    """Everything of the driver side."""
+    """User space and kernel modules of every version."""
     found: list[Package] = []
     for version in VERSIONS:
-        found += user_space(version, f"{version}-1", GRAPHICS)
-        found += kernel(version) + metas(version) + fabric(version)
-        found.append(pinning(version, version))
-    return found + [pinning(branch, f"{branch}.*") for branch in BRANCHES]
+        found += user_space(version, f"{version}-1", GRAPHICS) + kernel(version)
+    return found
 
 
 def cuda_number(version: str) -> int:
@@ -66,7 +60,10 @@ def library(stem: str, major: int, version: str, what: Compiled) -> dict[str, Co
 
 
 def user_space(version: str, package_version: str, source: str) -> list[Package]:
-    """libcuda1, libnvidia-ml1, nvidia-smi and friends, tied to each other exactly."""
+    """libcuda1, libnvidia-ml1, nvidia-smi and friends, tied to each other exactly.
+
+    Debian's own packages have the same names, so `debian.py` makes them here too.
+    """
     exactly = f"(= {package_version})"
 
     def package(name: str, description: str, **more: object) -> Package:
@@ -138,32 +135,6 @@ def user_space(version: str, package_version: str, source: str) -> list[Package]
             },
             scripts=scripts.service("nvidia-persistenced.service", enabled=True),
         ),
-        package(
-            "nvidia-driver-cuda",
-            "NVIDIA driver, compute only",
-            section="non-free/utils",
-            relations={
-                "Depends": f"nvidia-kernel-dkms {exactly} | nvidia-kernel {exactly}, "
-                + ", ".join(
-                    f"{name} {exactly}"
-                    for name in (
-                        "libcuda1",
-                        "libcudadebugger1",
-                        "libnvidia-cfg1",
-                        "libnvidia-ml1",
-                        "nvidia-modprobe",
-                        "nvidia-persistenced",
-                        "nvidia-smi",
-                    )
-                )
-            },
-        ),
-        package(
-            "nvidia-driver",
-            "NVIDIA driver, compute and graphics",
-            section="non-free/x11",
-            relations={"Depends": f"nvidia-driver-cuda {exactly}"},
-        ),
     ]
 
 
@@ -219,82 +190,3 @@ def kernel(version: str) -> list[Package]:
             payload={f"/lib/firmware/nvidia/{version}/gsp_ga10x.bin": Text("simulated\n")},
         ),
     ]
-
-
-def metas(version: str) -> list[Package]:
-    """nvidia-open and cuda-drivers, plain and per branch: all with `>=`, none of them pins."""
-    package_version = f"{version}-1"
-    at_least = f"(>= {version})"
-    branch = version.split(".")[0]
-    flavours = {"nvidia-open": "nvidia-kernel-open-dkms", "cuda-drivers": "nvidia-kernel-dkms"}
-    return [
-        Package(
-            name,
-            package_version,
-            "NVIDIA driver meta-package",
-            section="multiverse/devel",
-            relations={"Depends": f"nvidia-driver {at_least}, {module} {at_least}"},
-        )
-        for meta, module in flavours.items()
-        for name in (meta, f"{meta}-{branch}")
-        if name == meta or branch == "580"  # per-branch metas ended with 580
-    ]
-
-
-def fabric(version: str) -> list[Package]:
-    """NVSwitch and multi-node packages. None of them depends on the driver."""
-    package_version = f"{version}-1"
-    branch = version.split(".")[0]
-    return [
-        Package(
-            "nvidia-fabricmanager",
-            package_version,
-            "Fabric Manager for NVSwitch based systems",
-            relations={"Provides": f"nvidia-fabricmanager-{branch} (= {package_version})"},
-            payload={
-                "/usr/bin/nv-fabricmanager": daemon("FABRICMANAGER", version),
-                "/usr/bin/nvidia-fabricmanager-start.sh": text_file(
-                    "nvidia-fabricmanager-start.sh", 0o755
-                ),
-                "/usr/share/nvidia/nvswitch/fabricmanager.cfg": Text(
-                    "LOG_LEVEL=4\nDAEMONIZE=1\nFABRIC_MODE=0\n"
-                ),
-                "/lib/systemd/system/nvidia-fabricmanager.service": text_file(
-                    "nvidia-fabricmanager.service"
-                ),
-            },
-            scripts=scripts.service("nvidia-fabricmanager.service", enabled=False),
-        ),
-        Package("nvidia-imex", package_version, "NVIDIA IMEX daemon"),
-        Package(
-            "libnvidia-nscq",
-            package_version,
-            "NVSwitch Configuration and Query library",
-            payload=library(
-                "libnvidia-nscq", 2, version, shared_library("libnvidia-nscq.so.2", version)
-            ),
-            triggers=("activate-noawait ldconfig",),
-        ),
-    ]
-
-
-def pinning(what: str, pattern: str) -> Package:
-    """nvidia-driver-pinning-<branch or version>: one preferences file, priority 1000."""
-    return Package(
-        f"nvidia-driver-pinning-{what}",
-        f"{what}-1",
-        f"pins the NVIDIA driver to {what}",
-        architecture="all",
-        relations={
-            "Provides": "nvidia-driver-pinning",
-            "Conflicts": "nvidia-driver-pinning",
-            "Replaces": "nvidia-driver-pinning",
-        },
-        payload={
-            "/etc/apt/preferences.d/nvidia-driver-pin": Text(
-                "Package: src:*nvidia*:any src:cuda-drivers:any src:cuda-compat:any\n"
-                f"Pin: version {pattern if pattern.endswith('*') else pattern + '-*'}\n"
-                "Pin-Priority: 1000\n"
-            )
-        },
-    )

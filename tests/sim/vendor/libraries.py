@@ -144,7 +144,10 @@ def nccl(package_version: str) -> list[Package]:
             source="nccl",
             section="libdevel",
             relations={"Depends": f"libnccl2 (= {package_version})"},
-            payload={f"{LIB}/libnccl.so": Link("libnccl.so.2"), "/usr/include/nccl.h": Text(header)},
+            payload={
+                f"{LIB}/libnccl.so": Link("libnccl.so.2"),
+                "/usr/include/nccl.h": Text(header),
+            },
         ),
     ]  # fmt: skip
 
@@ -155,7 +158,8 @@ def dcgm(version: str) -> list[Package]:
     plain = version.split(":")[-1].split("-")[0]
     command = Text(
         "#!/bin/sh\n"
-        f'[ "$1" = --version ] && {{ echo "dcgmi  version: {plain} (simulated by gpufleet)"; exit 0; }}\n'
+        'if [ "$1" = --version ]; then\n'
+        f'\techo "dcgmi  version: {plain} (simulated by gpufleet)"; exit 0\nfi\n'
         "echo 'dcgmi: simulated by gpufleet, it diagnoses nothing' >&2\nexit 1\n",
         0o755,
     )

@@ -1,12 +1,13 @@
 """What a stub package is: control fields, payload and maintainer scripts, as plain data.
 
-The catalogues beside this file (`driver.py`, `toolkit.py`, `libraries.py`, `debian.py`) list packages in
-these terms; `deb.py` turns one into a .deb. Nothing here touches the file system.
+The catalogues beside this file (`driver.py`, `toolkit.py`, `libraries.py`, `debian.py`) list
+packages in these terms; `deb.py` turns one into a .deb.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Package:
     architecture: str = "amd64"
     section: str = "non-free/libs"
     relations: dict[str, str] = field(default_factory=dict)
-    payload: dict[str, Payload] = field(default_factory=dict)
+    payload: Mapping[str, Payload] = field(default_factory=dict)
     scripts: dict[str, str] = field(default_factory=dict)
     triggers: tuple[str, ...] = ()
     installed_kib: int = 64

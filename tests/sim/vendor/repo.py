@@ -31,7 +31,7 @@ def signing_key(file: Path) -> Tsk:
 def index(directory: Path, key: Tsk, *, origin: str, label: str) -> None:
     """Write Packages, Packages.gz, Release, InRelease and Release.gpg beside the packages.
 
-    A flat repository has no suite and no component, as the vendor's: apt sees origin and label only.
+    A flat repository has no suite or component, as the vendor's: apt sees origin and label only.
     """
     listing = run(["apt-ftparchive", "packages", "."], cwd=directory)
     (directory / "Packages").write_text(listing)

@@ -1,4 +1,4 @@
-"""The vendor's web server: static files over HTTP/1.1 with keep-alive, ranges and If-Modified-Since.
+"""The vendor's web server: files over HTTP/1.1 with keep-alive, ranges and If-Modified-Since.
 
 Runs on its own (`python serve.py DIRECTORY ADDRESS PORT`), so it imports nothing of this package.
 """
@@ -98,9 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         return int(first), min(int(last), size - 1) if last else size - 1
 
     def _not_newer(self, changed: int) -> bool:
-        since = self.headers.get("If-Modified-Since")
+        since = self.headers.get("If-Modified-Since", "")
         try:
-            return bool(since) and changed <= email.utils.parsedate_to_datetime(since).timestamp()
+            return changed <= email.utils.parsedate_to_datetime(since).timestamp()
         except (TypeError, ValueError):
             return False
 

@@ -1,8 +1,8 @@
 """CUDA toolkits as the vendor packages them: versioned names side by side, one /usr/local/cuda.
 
 Shapes: research provisioning 2.9. `cuda-toolkit-X-Y` is a meta with `>=` dependencies; the package
-`cuda-toolkit-X-Y-config-common` offers /usr/local/cuda and /usr/local/cuda-X to update-alternatives;
-`cuda-toolkit-config-common` puts /usr/local/cuda on the loader's path.
+`cuda-toolkit-X-Y-config-common` offers /usr/local/cuda and /usr/local/cuda-X to
+update-alternatives; `cuda-toolkit-config-common` puts /usr/local/cuda on the loader's path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LDCONFIG = ("activate-noawait ldconfig",)
 
 @dataclass(frozen=True)
 class Toolkit:
-    """One toolkit and the versions of its parts (component versions: the vendor's redistrib JSON)."""
+    """One toolkit and the versions of its parts (source: the vendor's redistrib JSON)."""
 
     major: int
     minor: int
@@ -211,12 +211,10 @@ def of_toolkit(toolkit: Toolkit) -> list[Package]:
                 payload=dev(soname, f"{stem.removeprefix('lib')}.h"),
             ),
         ]
-    return found + [
-        package("cuda-libraries", toolkit.version, "CUDA Libraries meta-package",
-                relations=at_least(*libraries)),
-        package("cuda-libraries-dev", toolkit.version, "CUDA Libraries development meta-package",
-                relations=at_least(*developed)),
-    ]  # fmt: skip
+    for stem, parts in (("cuda-libraries", libraries), ("cuda-libraries-dev", developed)):
+        description = f"{stem} meta-package"
+        found.append(package(stem, toolkit.version, description, relations=at_least(*parts)))
+    return found
 
 
 def nvcc(toolkit: Toolkit) -> Text:
@@ -240,8 +238,12 @@ def nvcc(toolkit: Toolkit) -> Text:
 
 def version_json(toolkit: Toolkit) -> Text:
     """/usr/local/cuda-X.Y/version.json in the vendor's form, of the parts that exist here."""
-    parts = {"cuda": ("CUDA SDK", toolkit.version), "cuda_cudart": ("CUDA Runtime (cudart)", toolkit.cudart),
-             "cuda_nvcc": ("CUDA NVCC", toolkit.nvcc), "cuda_nvrtc": ("CUDA NVRTC", toolkit.nvrtc)}  # fmt: skip
+    parts = {
+        "cuda": ("CUDA SDK", toolkit.version),
+        "cuda_cudart": ("CUDA Runtime (cudart)", toolkit.cudart),
+        "cuda_nvcc": ("CUDA NVCC", toolkit.nvcc),
+        "cuda_nvrtc": ("CUDA NVRTC", toolkit.nvrtc),
+    }
     for stem, (version, _) in toolkit.libraries.items():
         parts[stem] = (f"CUDA {stem.removeprefix('lib')}", version)
     content = {key: {"name": name, "version": version} for key, (name, version) in parts.items()}

@@ -9,8 +9,7 @@
 #include "sim.h"
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sys/types.h>
 
 #if defined(PERSISTENCED)
 #define NAME "nvidia-persistenced"
@@ -30,19 +29,17 @@ static int refuse(const char *format, const char *value) {
   return 1;
 }
 
-static int hold(const char *format, int count) { /* opened and never closed: that is the point */
+static int hold(const char *device, int number) { /* opened and never closed: that is the point */
   char path[64], full[512];
-  for (int i = 0; i < count; i++) {
-    snprintf(path, sizeof path, format, i);
-    if (open(sim_path(full, sizeof full, path), O_RDONLY) < 0) return 0;
-  }
-  return 1;
+  snprintf(path, sizeof path, number < 0 ? "/dev/%s" : "/dev/%s%d", device, number);
+  return open(sim_path(full, sizeof full, path), O_RDONLY) >= 0;
 }
 
 static void mark(const char *name, const char *value) { /* one value for every GPU */
   char path[96];
-  for (int i = 0, count = sim_gpu_count(); i < count; i++) {
-    snprintf(path, sizeof path, "/run/sim/nvml/%d/%s", i, name);
+  int numbers[SIM_MAX_GPUS];
+  for (int i = 0, count = sim_gpus(numbers); i < count; i++) {
+    snprintf(path, sizeof path, "/run/sim/nvml/%d/%s", numbers[i], name);
     sim_write(path, value);
   }
 }
@@ -67,14 +64,16 @@ int main(int argc, char **argv) {
             loaded);
     return 1;
   }
-  if (!hold("/dev/nvidia-nvswitch%d", sim_pci_count("0x068000")))
-    return refuse("cannot open the NVSwitch device files%s", "");
+  for (int i = 0; i < sim_pci_count("0x068000"); i++)
+    if (!hold("nvidia-nvswitch", i)) return refuse("cannot open the NVSwitch device files%s", "");
 #endif
 #ifdef PERSISTENCED
   if (strcmp(loaded, VERSION))
     return refuse("Failed to initialize: the kernel module has version %s, this is %s", loaded);
 #endif
-  if (!hold("/dev/nvidiactl", 1) || !hold("/dev/nvidia%d", sim_gpu_count()))
+  int numbers[SIM_MAX_GPUS], open_files = hold("nvidiactl", -1);
+  for (int i = 0, count = sim_gpus(numbers); i < count; i++) open_files &= hold("nvidia", numbers[i]);
+  if (!open_files)
     return refuse("Failed to query NVIDIA devices. Please ensure that the NVIDIA device files "
                   "(/dev/nvidia*) exist, and that user 0 has read and write permissions for those "
                   "files%s.", "");
@@ -102,6 +101,9 @@ int main(int argc, char **argv) {
     return 0;
   }
   setsid();
+  int nowhere = open("/dev/null", O_RDWR); /* who started us must not wait for our output to end */
+  for (int i = 0; i < 3; i++) dup2(nowhere, i);
+  close(nowhere);
   int signal_number;
   sigwait(&stop, &signal_number);
 #if defined(PERSISTENCED)

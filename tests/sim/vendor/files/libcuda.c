@@ -9,17 +9,18 @@ int cuDriverGetVersion(int *version) { *version = CUDA; return 0; }
 
 int cuInit(unsigned int flags) {
   char value[64];
+  int numbers[SIM_MAX_GPUS];
   (void)flags;
   if (!sim_loaded(value, sizeof value)) return sim_pci_count("0x030200") ? 999 : 100;
   if (strcmp(value, VERSION)) return 803;
-  if (!sim_gpu_count()) return 100;
+  if (!sim_gpus(numbers)) return 100;
   if (sim_pci_count("0x068000"))
     if (!sim_read("/run/sim/nvml/0/fabric_state", value, sizeof value) || atoi(value) != 3) return 802;
   return 0;
 }
 
 int cuDeviceGetCount(int *count) {
-  int code = cuInit(0);
-  *count = code ? 0 : sim_gpu_count();
+  int numbers[SIM_MAX_GPUS], code = cuInit(0);
+  *count = code ? 0 : sim_gpus(numbers);
   return code;
 }

@@ -4,30 +4,29 @@
  * here is not exported, so that a caller sees FUNCTION_NOT_FOUND and never an invented answer.
  * Layouts and codes: NVIDIA's NVML API as nvidia-ml-py 13.615 declares it (research: verification 6).
  *
+ * A GPU that the PCI tree shows bound to another driver, or to none, is not there for NVML.
  * Files of a GPU that must exist: name uuid serial pci_bus_id memory_mib cc_major cc_minor.
  * Optional, with the default of a healthy idle GPU: everything else that is read below. */
 #include "sim.h"
 #include <stdint.h>
-#include <unistd.h>
 
 enum {
   OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4,
   NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, LIB_RM_VERSION_MISMATCH = 18,
   GPU_IS_LOST = 15, ARGUMENT_VERSION_MISMATCH = 25
 };
-#define MAX_GPUS 16
 #define MIB (1024ull * 1024ull)
-typedef struct device { int index; } *device_t;
+typedef struct device { int index, number; } *device_t; /* in NVML's order, in the tree */
 typedef unsigned int u32;
 typedef unsigned long long u64;
-static struct device devices[MAX_GPUS];
+static struct device devices[SIM_MAX_GPUS];
 static int gpu_count = -1; /* -1: not initialised */
 
 /* ---- reading one value of one GPU ---------------------------------------------------------- */
 
 static int text(device_t d, const char *name, char *out, size_t size) {
   char path[96];
-  snprintf(path, sizeof path, "/run/sim/nvml/%d/%s", d->index, name);
+  snprintf(path, sizeof path, "/run/sim/nvml/%d/%s", d->number, name);
   return sim_read(path, out, size);
 }
 static u64 number(device_t d, const char *name, u64 otherwise) {
@@ -65,9 +64,9 @@ int nvmlInitWithFlags(u32 flags) {
     usleep((useconds_t)(atof(value) * 1e6));
   if (!sim_loaded(value, sizeof value)) return DRIVER_NOT_LOADED;
   if (strcmp(value, VERSION)) return LIB_RM_VERSION_MISMATCH;
-  gpu_count = sim_gpu_count();
-  if (gpu_count > MAX_GPUS) gpu_count = MAX_GPUS;
-  for (int i = 0; i < gpu_count; i++) devices[i].index = i;
+  int numbers[SIM_MAX_GPUS];
+  gpu_count = sim_gpus(numbers);
+  for (int i = 0; i < gpu_count; i++) devices[i] = (struct device){i, numbers[i]};
   return OK;
 }
 int nvmlInit(void) { return nvmlInitWithFlags(0); }
@@ -167,7 +166,11 @@ int nvmlDeviceGetIndex(device_t d, u32 *out) {
   *out = (u32)d->index;
   return OK;
 }
-int nvmlDeviceGetMinorNumber(device_t d, u32 *out) { return nvmlDeviceGetIndex(d, out); }
+int nvmlDeviceGetMinorNumber(device_t d, u32 *out) {
+  REQUIRE(d);
+  *out = (u32)d->number;
+  return OK;
+}
 int nvmlDeviceGetCudaComputeCapability(device_t d, int *major, int *minor) {
   REQUIRE(d);
   *major = cc(d) / 10;
@@ -252,7 +255,7 @@ int nvmlDeviceSetPersistenceMode(device_t d, u32 mode) {
   char path[96];
   REQUIRE(d);
   if (geteuid()) return NO_PERMISSION;
-  snprintf(path, sizeof path, "/run/sim/nvml/%d/persistence", d->index);
+  snprintf(path, sizeof path, "/run/sim/nvml/%d/persistence", d->number);
   return sim_write(path, mode ? "1" : "0") ? OK : NO_PERMISSION;
 }
 int nvmlDeviceGetComputeMode(device_t d, u32 *out) {

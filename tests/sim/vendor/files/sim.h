@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static inline const char *sim_path(char *out, size_t size, const char *path) {
   const char *root = getenv("SIM_ROOT");
@@ -40,12 +41,33 @@ static inline int sim_loaded(char *out, size_t size) {
   return sim_read("/sys/module/nvidia/version", out, size) && out[0];
 }
 
-static inline int sim_gpu_count(void) {
-  char path[64], value[8];
-  for (int i = 0;; i++) {
-    snprintf(path, sizeof path, "/run/sim/nvml/%d/uuid", i);
-    if (!sim_read(path, value, sizeof value)) return i;
+#define SIM_MAX_GPUS 16
+
+/* 1 unless the PCI tree shows this function bound to another driver than nvidia, or to none. */
+static inline int sim_bound(const char *slot) {
+  char full[512], path[128], link[256];
+  FILE *known;
+  snprintf(path, sizeof path, "/sys/bus/pci/devices/%.32s/vendor", slot);
+  if (!(known = fopen(sim_path(full, sizeof full, path), "r"))) return 1; /* no PCI tree at all */
+  fclose(known);
+  snprintf(path, sizeof path, "/sys/bus/pci/devices/%.32s/driver", slot);
+  ssize_t length = readlink(sim_path(full, sizeof full, path), link, sizeof link - 1);
+  if (length < 0) return 0;
+  link[length] = 0;
+  const char *name = strrchr(link, '/');
+  return !strcmp(name ? name + 1 : link, "nvidia");
+}
+
+/* The GPUs that the nvidia driver has, by their number in the tree, which is their minor number. */
+static inline int sim_gpus(int numbers[SIM_MAX_GPUS]) {
+  char path[64], slot[64];
+  int count = 0;
+  for (int i = 0; i < SIM_MAX_GPUS; i++) {
+    snprintf(path, sizeof path, "/run/sim/nvml/%d/pci_bus_id", i);
+    if (!sim_read(path, slot, sizeof slot)) break;
+    if (sim_bound(slot)) numbers[count++] = i;
   }
+  return count;
 }
 
 /* PCI functions of one NVIDIA class, e.g. 0x068000 for an NVSwitch. */

@@ -1,0 +1,140 @@
+"""The stub wheels and their indexes, read by uv."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import uv
+from packaging.requirements import Requirement
+
+from tests.sim.vendor import VendorRepo, wheels
+
+FROM_ELSEWHERE = {"filelock", "typing-extensions", "setuptools", "sympy", "networkx", "jinja2",
+                  "fsspec", "mpmath", "markupsafe"}  # fmt: skip
+
+
+def run_uv(*words: object, text: str = "", home: Path) -> subprocess.CompletedProcess[str]:
+    """Run uv with no configuration of this machine and a cache of its own."""
+    command = [uv.find_uv_bin(), *map(str, words), "--no-config", "--cache-dir", str(home / "uv")]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "NO_PROXY": "*"}
+    return subprocess.run(
+        command, input=text, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def resolve(index: str, requirement: str, home: Path) -> dict[str, str]:
+    """What a torch of the index pins; what the index does not have is left out of its metadata."""
+    excluded = "".join(f"{name}\n" for name in FROM_ELSEWHERE)
+    (home / "excluded.txt").write_text(excluded)
+    done = run_uv(
+        *("pip", "compile", "-", "--index-url", index, "--no-header", "--no-annotate"),
+        *("--excludes", home / "excluded.txt", "--python-version", "3.11"),
+        *("--python-platform", "x86_64-manylinux_2_28"),
+        text=requirement,
+        home=home,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(line.split("==") for line in done.stdout.splitlines() if "==" in line)
+
+
+@pytest.mark.parametrize(
+    ("variant", "torch", "cudnn", "nccl"),
+    [
+        ("cu126", "2.13.0", "nvidia-cudnn-cu12==9.10.2.21", "nvidia-nccl-cu12==2.29.7"),
+        ("cu130", "2.13.0", "nvidia-cudnn-cu13==9.20.0.48", "nvidia-nccl-cu13==2.29.7"),
+        ("cu130", "2.14.1", "nvidia-cudnn-cu13==9.24.0.43", "nvidia-nccl-cu13==2.30.7"),
+    ],
+)
+def test_each_build_resolves_with_its_pins(url, tmp_path, variant, torch, cudnn, nccl) -> None:
+    found = resolve(f"{url}/wheels/whl/{variant}/", f"torch=={torch}", tmp_path)
+    assert found["torch"] == f"{torch}+{variant}"
+    for pin in (cudnn, nccl):
+        name, version = pin.split("==")
+        assert found[name] == version
+    if variant == "cu130":
+        assert found["nvidia-nvjitlink"] == "13.5.37", "it floats: the newest wins without a lock"
+        assert found["nvidia-cublas"] == "13.1.1.3"
+
+
+def test_the_common_index_has_every_build(repository: VendorRepo) -> None:
+    page = (repository.root / repository.wheels / "torch/index.html").read_text()
+    assert {"2.13.0%2Bcu126", "2.13.0%2Bcu130", "2.14.1%2Bcu130"} <= set(
+        re.findall(r"/torch-([^-]+)-", page)
+    )
+
+
+def test_every_pin_of_a_stub_can_be_met() -> None:
+    have = {(w.name, w.version) for w in wheels.wheels()}
+    for wheel in wheels.wheels():
+        for text in (*wheel.requires, *(r for rs in wheel.extras.values() for r in rs)):
+            need = Requirement(text)
+            if need.name in FROM_ELSEWHERE:
+                continue
+            assert any(
+                name == need.name and need.specifier.contains(version) for name, version in have
+            ), f"{wheel.stem}: {text}"
+
+
+def test_a_stub_torch_installs_imports_and_computes_nothing(url, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    done = run_uv(
+        *("pip", "install", "--target", target, "--python", sys.executable, "--no-deps"),
+        *("--index-url", f"{url}/wheels/simple/", "torch==2.13.0+cu130", "nvidia-cudnn-cu13"),
+        home=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    script = (
+        "import torch, ctypes, glob\n"
+        "print(torch.__version__, torch.version.cuda)\n"
+        f"(library,) = glob.glob('{target}/nvidia/cudnn/lib/libcudnn.so.9')\n"
+        "ctypes.CDLL(library)\n"
+        "try:\n    torch.zeros(1)\n"
+        "except torch.SimulatedTorchError as error:\n    print(error)\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(target)!r})\n{script}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.startswith("2.13.0+cu130 13.0\ntorch.zeros: this torch is simulated")
+
+
+def test_wheels_can_be_found_without_an_index(repository: VendorRepo, tmp_path: Path) -> None:
+    files = repository.root / "wheels/files"
+    done = run_uv(
+        *("pip", "install", "--dry-run", "--target", tmp_path / "site", "--no-deps", "--no-index"),
+        *("--python", sys.executable, "--find-links", files, "torch==2.14.1+cu130"),
+        home=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch==2.14.1+cu130" in done.stderr
+
+
+def test_a_wheel_whose_bytes_changed_is_rejected(repository, serve, tmp_path: Path) -> None:
+    """The index carries hashes: a falsified file does not pass a hash-checked installation."""
+    name = "triton-3.8.0-py3-none-manylinux_2_28_x86_64.whl"
+    page = (repository.root / "wheels/simple/triton/index.html").read_text()
+    (digest,) = re.findall(rf"files/{re.escape(name)}#sha256=([0-9a-f]+)", page)
+    with zipfile.ZipFile(repository.root / "wheels/files" / name) as original:
+        assert original.testzip() is None
+    mirror = tmp_path / "mirror"
+    (mirror / "triton").mkdir(parents=True)
+    (mirror / "files").mkdir()
+    data = (repository.root / "wheels/files" / name).read_bytes()
+    (mirror / "files" / name).write_bytes(data + b"\0")
+    (mirror / "triton/index.html").write_text(f'<a href="../files/{name}">{name}</a>')
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"triton==3.8.0 --hash=sha256:{digest}\n")
+    done = run_uv(
+        *("pip", "install", "--target", tmp_path / "site", "--no-deps", "--require-hashes"),
+        *("--python", sys.executable, "--index-url", serve(mirror), "-r", requirements),
+        home=tmp_path,
+    )
+    assert done.returncode != 0
+    assert "Hash mismatch" in done.stderr
