@@ -1,0 +1,256 @@
+"""What the data files beside this module hold, typed; `load` reads and cross-checks them.
+
+Every row names a source of its file's `sources` table. Nothing here decides anything.
+"""
+
+from functools import cached_property
+from typing import Literal
+
+from pydantic import Field
+
+from deploy.facts import Flavour
+from deploy.fleet.model import Model
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """A vendor version as integers, for comparison: "580.95.05" -> (580, 95, 5).
+
+    Raises ValueError for anything but dotted numbers (Debian revisions do not belong here).
+    """
+    return tuple(int(part) for part in version.split("."))
+
+
+class Source(Model):
+    """Where rows come from, and when it was read."""
+
+    title: str
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+
+    def __str__(self) -> str:
+        return f"{self.title}, {self.date}"
+
+
+class Architecture(Model):
+    name: str
+    modules: tuple[Flavour, ...] = Field(min_length=1)
+    """Kernel-module flavours that work, the preferred one first."""
+    driver_min: int = 0
+    driver_max: int | None = None
+    """Last driver branch with support; None while it is supported."""
+    cuda_min: str = "0.0"
+    cuda_last: str | None = None
+    """Last CUDA release that compiles for it; None while it is supported."""
+    source: str
+
+
+class Gpu(Model):
+    device: str = Field(pattern=r"^[0-9a-f]{4}$")
+    name: str
+    architecture: str
+    compute: str = Field(pattern=r"^\d+\.\d$")
+    """Compute capability."""
+    fabric: Literal["", "nvlink5", "imex"] = ""
+    """What its board needs beside the driver, when the PCI bus does not show it."""
+    source: str
+
+
+class NvSwitch(Model):
+    device: str = Field(pattern=r"^[0-9a-f]{4}$")
+    name: str
+    source: str
+
+
+class Branch(Model):
+    """A driver branch."""
+
+    number: int
+    type: Literal["lts", "production", "feature", "legacy", "unknown"]
+    end_of_life: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}$")
+    """Last month with support."""
+    ended: bool = False
+    """Support ended in a month that the source does not name."""
+    newest: str
+    cuda: str
+    """CUDA release that shipped with it."""
+    source: str
+
+
+class DriverNotice(Model):
+    branch: int
+    fixed: str
+    architecture: str
+    text: str
+    source: str
+
+
+class LastBranch(Model):
+    branch: int
+    source: str
+
+
+class CudaMajor(Model):
+    major: int
+    driver: str
+    """Floor of minor-version compatibility."""
+    source: str
+
+
+class CudaRelease(Model):
+    release: str = Field(pattern=r"^\d{2}\.\d$")
+    driver: str
+    """Floor for full function."""
+    source: str
+
+
+class CudaNotice(Model):
+    release: str
+    fixed: str
+    """First version of the toolkit package without the fault, "" when no update has the fix."""
+    text: str
+    source: str
+
+
+class CudnnRule(Model):
+    from_version: str = Field(alias="from")
+    compute: str
+    source: str
+
+
+class TorchBuild(Model):
+    build: str = Field(pattern=r"^cu\d{3}$")
+    cuda: str
+    cudnn: str
+    nccl: str
+    pypi: bool = False
+    """The default index serves this build, without a local version."""
+    capabilities: tuple[str, ...] = Field(min_length=1)
+    source: str
+
+    def runs_on(self, compute: str) -> bool:
+        """Whether it holds code for a GPU of this compute capability: same major, minor not above.
+
+        Code that would reach the GPU through PTX alone does not count: it needs the full driver
+        of its toolkit and compiles at every start.
+        """
+        major, minor = numbers(compute)
+        return any(
+            have_major == major and have_minor <= minor
+            for have_major, have_minor in map(numbers, self.capabilities)
+        )
+
+
+class TorchRelease(Model):
+    version: str
+    date: str | None = None
+    pythons: tuple[str, ...]
+    builds: tuple[TorchBuild, ...] = Field(alias="build", min_length=1)
+    """In the order in which the solver tries them."""
+
+
+class Arch(Model):
+    """One machine type of a distribution."""
+
+    repository: str
+    """Its name in the vendor's repository addresses."""
+    deb: str
+    wheels: str
+    """uv's name of the platform whose wheels run there."""
+
+
+class PackageNames(Model):
+    """Templates of package names: {branch} driver branch, {major} and {minor} of CUDA."""
+
+    pinning: str
+    module_open: str
+    module_closed: str
+    driver: tuple[str, ...]
+    fabric_nvswitch: tuple[str, ...]
+    fabric_nvlink5: tuple[str, ...]
+    cuda: tuple[str, ...]
+    cudnn: tuple[str, ...]
+    nccl: tuple[str, ...]
+    source: str
+
+    def module(self, flavour: Flavour) -> str:
+        return self.module_open if flavour == "open" else self.module_closed
+
+
+class Distribution(Model):
+    name: str
+    title: str
+    id: str
+    version_id: str
+    kind: Literal["apt"]
+    python: str
+    """Python that the distribution's own python3 package brings."""
+    arch: dict[str, Arch]
+    """By machine type as `uname -m` prints it."""
+    packages: PackageNames
+    source: str
+
+
+class Vendor(Model):
+    url: str
+    key_file: str
+    key_fingerprint: str = Field(pattern=r"^[0-9A-F]{40}$")
+    source: str
+
+
+class Catalogue(Model):
+    """Everything that is known of vendor parts, without any host."""
+
+    sources: dict[str, Source]
+    """By "<file>.<key>", as drivers.branches."""
+    architectures: tuple[Architecture, ...]
+    gpus: tuple[Gpu, ...]
+    nvswitches: tuple[NvSwitch, ...]
+    branches: tuple[Branch, ...]
+    driver_notices: tuple[DriverNotice, ...]
+    closed_last: LastBranch
+    cuda_majors: tuple[CudaMajor, ...]
+    cuda_releases: tuple[CudaRelease, ...]
+    cuda_notices: tuple[CudaNotice, ...]
+    cudnn: tuple[CudnnRule, ...]
+    torch_index: str
+    torch_tools: tuple[str, ...]
+    torch_gpu_tools: tuple[str, ...]
+    torch: tuple[TorchRelease, ...]
+    vendor: Vendor
+    distributions: tuple[Distribution, ...]
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def source(self, file: str, key: str) -> str:
+        """The source of a row as people read it."""
+        return str(self.sources[f"{file}.{key}"])
+
+    @cached_property
+    def architecture(self) -> dict[str, Architecture]:
+        return {row.name: row for row in self.architectures}
+
+    @cached_property
+    def gpu(self) -> dict[str, Gpu]:
+        return {row.device: row for row in self.gpus}
+
+    @cached_property
+    def branch(self) -> dict[int, Branch]:
+        return {row.number: row for row in self.branches}
+
+    @cached_property
+    def cuda_release(self) -> dict[str, CudaRelease]:
+        return {row.release: row for row in self.cuda_releases}
+
+    @cached_property
+    def cuda_major(self) -> dict[int, CudaMajor]:
+        return {row.major: row for row in self.cuda_majors}
+
+    def distribution(self, os_id: str, version_id: str) -> Distribution | None:
+        """The row of an os-release, None when it is not supported."""
+        for row in self.distributions:
+            if (row.id, row.version_id) == (os_id, version_id):
+                return row
+        return None

@@ -1,0 +1,32 @@
+"""Why there is no stack, before it is known for which host."""
+
+from deploy.stack import Blocked
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
+    """No stack. `rule` is one word for machines, `reason` the conflicting facts in one sentence,
+    `unblock` what would change the answer."""
+
+    def __init__(
+        self, rule: str, reason: str, *, source: str, unblock: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(reason)
+        self.rule = rule
+        self.reason = reason
+        self.source = source
+        self.unblock = unblock
+
+    def of(self, host: str, unblock: tuple[str, ...] = ()) -> Blocked:
+        """The same for one host; `unblock` replaces what was said when it says more."""
+        return Blocked(
+            host=host,
+            reason=self.reason,
+            rule=self.rule,
+            source=self.source,
+            unblock=unblock or self.unblock,
+        )
+
+
+def listed(items: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)

@@ -1,0 +1,237 @@
+"""What decides about a host, read from its facts: hardware, system, standing driver.
+
+A `Situation` holds no host name and compares by value, so that equal hosts are solved once.
+Everything that makes a host not ours to change, or not known well enough, is refused here.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from deploy.catalog.models import Arch, Architecture, Catalogue, Distribution, Gpu
+from deploy.facts import Flavour, Foreign, NodeFacts, PciDevice
+from deploy.fleet.spec import NONE, NodeSpec
+from deploy.solving.offers import upstream
+from deploy.solving.refusal import Refused, listed
+
+FALLEN_OFF = "ff"
+"""PCI revision that a device shows when it no longer answers on the bus."""
+
+DISPLAY, BRIDGE = "03", "0680"
+"""PCI classes: display controller, other bridge (an NVSwitch)."""
+
+OWNERS = {
+    "runfile": (
+        "the driver was installed by NVIDIA's .run installer",
+        "run `nvidia-uninstall` on the host",
+    ),
+    "dgx-os": ("DGX OS manages the driver", "update it with DGX OS's own tools"),
+    "driver-container": (
+        "a driver container (GPU Operator) manages the driver",
+        "exclude the host from the operator's driver and remove the container",
+    ),
+    "vgpu": ("a vGPU guest needs the GRID driver of its hypervisor", "use the site's vGPU driver"),
+    "vfio": (
+        "GPUs are bound to vfio-pci for virtual machines",
+        "give the GPUs back to the host (unbind vfio-pci)",
+    ),
+}
+
+NEEDED = ("os", "pci", "foreign")
+"""Facts without which nothing is decided; a GPU host needs more."""
+NEEDED_WITH_GPUS = ("modules", "packages")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The driver that a host has now."""
+
+    version: str
+    flavour: Flavour | None
+    loaded: str
+    """Version of the loaded module, "" when none is."""
+    packages: tuple[tuple[str, str], ...]
+    """Installed packages of this driver version: name, full version."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    distribution: str
+    """Catalogue name, as debian12."""
+    machine: str
+    gpus: tuple[Gpu, ...]
+    """One row per board, in slot order."""
+    nvswitches: int
+    driver: Standing | None
+    installed: tuple[tuple[str, str], ...]
+    """Installed packages of interest: name, full version."""
+    python: str
+    """Minor version of /usr/bin/python3; "" when there is none."""
+    python_unknown: str
+    """Why it could not be read, "" when it could."""
+    secure_boot: str
+    """enabled, disabled, no-efi, or "unknown: why"."""
+
+    @property
+    def boards(self) -> str:
+        """The hardware for people: "8 x H100 SXM5 80GB"."""
+        counted = Counter(gpu.name for gpu in self.gpus)
+        return listed([f"{count} x {name}" for name, count in counted.items()]) or "no GPU"
+
+    def kinds(self, catalogue: Catalogue) -> list[Architecture]:
+        """The architectures here, each once, in the catalogue's order."""
+        here = {gpu.architecture for gpu in self.gpus}
+        return [row for row in catalogue.architectures if row.name in here]
+
+    def row(self, catalogue: Catalogue) -> Distribution:
+        return next(row for row in catalogue.distributions if row.name == self.distribution)
+
+    def arch(self, catalogue: Catalogue) -> Arch:
+        return self.row(catalogue).arch[self.machine]
+
+
+def situation(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Situation:
+    """What decides about this host. Raises Refused when it is not ours or not known."""
+    _known(facts, NEEDED)
+    assert facts.os is not None
+    assert facts.pci is not None
+    assert facts.foreign is not None
+    row = catalogue.distribution(facts.os.id, facts.os.version_id)
+    supported = listed([row.title for row in catalogue.distributions])
+    if row is None:
+        raise Refused(
+            "unsupported-os",
+            f"{facts.os.pretty_name} is not supported; supported: {supported}",
+            source="catalogue: distributions",
+            unblock=(f"install one of: {supported}",),
+        )
+    if facts.os.arch not in row.arch:
+        raise Refused(
+            "unsupported-arch",
+            f"{row.title} on {facts.os.arch} is not supported; "
+            f"supported there: {listed(sorted(row.arch))}",
+            source="catalogue: distributions",
+        )
+    gpus = _gpus(facts.pci, catalogue)
+    if spec.driver != NONE:
+        _ours(facts.foreign)
+    if gpus:
+        _known(facts, NEEDED_WITH_GPUS)
+    installed = {
+        name: package.version
+        for name, package in (facts.packages or {}).items()
+        if package.state[1:2] not in {"n", "c", ""}
+    }
+    return Situation(
+        distribution=row.name,
+        machine=facts.os.arch,
+        gpus=gpus,
+        nvswitches=len(_switches(facts.pci, catalogue)),
+        driver=_standing(facts, row, installed) if gpus else None,
+        installed=tuple(sorted(installed.items())),
+        python=".".join(facts.python.version.split(".")[:2]) if facts.python else "",
+        python_unknown="" if facts.python else _why(facts, "python"),
+        secure_boot=facts.secure_boot or f"unknown: {_why(facts, 'secure_boot')}",
+    )
+
+
+def _why(facts: NodeFacts, part: str) -> str:
+    return facts.unknown.get(part, "the probe did not say")
+
+
+def _known(facts: NodeFacts, parts: tuple[str, ...]) -> None:
+    missing = [part for part in parts if getattr(facts, part) is None]
+    if missing:
+        raise Refused(
+            "unknown-facts",
+            "needed facts could not be read: "
+            + "; ".join(f"{part} ({_why(facts, part)})" for part in missing),
+            source="unknown never means fine",
+            unblock=(f"mend what hides them, then look: gpufleet facts -w {facts.host}",),
+        )
+
+
+def _ours(foreign: tuple[Foreign, ...]) -> None:
+    if foreign:
+        told = [f"{OWNERS[one.owner][0]} ({one.evidence})" for one in foreign]
+        raise Refused(
+            "foreign-" + foreign[0].owner,
+            "; ".join(told),
+            source="what somebody else manages is never overwritten",
+            unblock=(
+                *(OWNERS[one.owner][1] for one in foreign),
+                'driver = "none": the driver is left alone, the rest is built on what is loaded',
+            ),
+        )
+
+
+def _gpus(pci: tuple[PciDevice, ...], catalogue: Catalogue) -> tuple[Gpu, ...]:
+    boards = sorted(
+        (device for device in pci if device.pci_class.startswith(DISPLAY)),
+        key=lambda device: device.slot,
+    )
+    lost = [device.slot for device in pci if device.revision == FALLEN_OFF]
+    if lost:
+        raise Refused(
+            "fallen-off-bus",
+            f"no answer on the PCI bus from {listed(sorted(lost))} (revision ff)",
+            source="PCI: a device that does not answer reads as all ones",
+            unblock=("power-cycle the host; if it comes back like this, service the board",),
+        )
+    unknown = [device for device in boards if device.device not in catalogue.gpu]
+    if unknown:
+        raise Refused(
+            "unknown-gpu",
+            "not in the catalogue: "
+            + listed([f"10de:{device.device} at {device.slot}" for device in unknown]),
+            source="catalogue: gpus",
+            unblock=("add a row to deploy/catalog/gpus.toml with its source",),
+        )
+    return tuple(catalogue.gpu[device.device] for device in boards)
+
+
+def _switches(pci: tuple[PciDevice, ...], catalogue: Catalogue) -> list[PciDevice]:
+    ids = {row.device for row in catalogue.nvswitches}
+    return [
+        device for device in pci if device.pci_class.startswith(BRIDGE) and device.device in ids
+    ]
+
+
+def _standing(facts: NodeFacts, row: Distribution, installed: dict[str, str]) -> Standing | None:
+    """The driver as installed: the module package's version, else the module file's, else the
+    loaded one's. A driver that is loaded while packages moved on counts as the packages say:
+    the next boot runs that."""
+    modules, kernel = facts.modules, facts.kernel
+    assert modules is not None
+    names = row.packages
+    packaged = [name for name in (names.module_open, names.module_closed) if name in installed]
+    for_kernel = [
+        one for one in modules.installed if kernel is None or one.kernel == kernel.running
+    ]
+    if packaged:
+        version = upstream(installed[packaged[0]])
+    elif for_kernel:
+        version = for_kernel[0].version
+    else:
+        version = modules.loaded_version
+    if not version:
+        return None
+    if not re.fullmatch(r"\d{3}(\.\d{2,3}){1,2}", version):
+        raise Refused(
+            "unknown-facts",
+            f"the installed driver calls itself {version!r}, which is no driver version",
+            source="unknown never means fine",
+        )
+    flavours: list[Flavour | None] = [one.flavour for one in for_kernel if one.version == version]
+    if modules.loaded_version == version:
+        flavours.append(modules.loaded_flavour)
+    if packaged:
+        flavours.append("open" if packaged[0] == names.module_open else "closed")
+    return Standing(
+        version=version,
+        flavour=next((flavour for flavour in flavours if flavour), None),
+        loaded=modules.loaded_version,
+        packages=tuple(
+            sorted((name, full) for name, full in installed.items() if upstream(full) == version)
+        ),
+    )
