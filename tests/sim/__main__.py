@@ -1,4 +1,4 @@
-"""The command: `python -m tests.sim up | down | status | restore | shell | packages | purge`."""
+"""The command: boots, breaks, heals and removes simulated fleets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.sim import PACKAGES, lifecycle, node, paths
+from tests.sim import PACKAGES, faults, lifecycle, node, paths
 from tests.sim.fleet import existing
 from tests.sim.proc import SimError, WrongUseError, say
 from tests.sim.profiles import FLEETS, HARDWARE
@@ -60,6 +60,15 @@ def _status(args: argparse.Namespace) -> None:
 
 def _restore(args: argparse.Namespace) -> None:
     lifecycle.restore(args.fleet, args.node)
+
+
+def _fault(args: argparse.Namespace) -> None:
+    faults.apply(lifecycle.known(args.fleet).node(args.node), args.kind)
+
+
+def _heal(args: argparse.Namespace) -> None:
+    target = lifecycle.known(args.fleet).node(args.node)
+    say(f"{target.name}: healed {', '.join(faults.heal(target, args.kind)) or 'nothing'}")
 
 
 def _shell(args: argparse.Namespace) -> None:
@@ -123,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true")
     sub = command("restore", _restore, "bring nodes back to their first boot")
     sub.add_argument("node", nargs="*")
+    sub = command("fault", _fault, "break a running node; `fault NODE ?` lists the faults")
+    sub.add_argument("node")
+    sub.add_argument("kind", metavar="KIND[:ARGUMENT]")
+    sub = command("heal", _heal, "take one fault, or all, away from a node")
+    sub.add_argument("node")
+    sub.add_argument("kind", nargs="?", metavar="KIND[:ARGUMENT]")
     sub = command("shell", _shell, "log in to a node, or run a command there")
     sub.add_argument("--root", action="store_true", help="as root, without the node's sshd")
     sub.add_argument("node")

@@ -12,8 +12,9 @@ import os
 import platform
 import re
 import shutil
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.sim import machine, paths
@@ -22,6 +23,7 @@ from tests.sim.profiles import describe
 from tests.sim.vendor.debian import package_suffix
 
 _FILES = Path(__file__).with_name("guest")
+_NVML = Path(__file__).with_name("vendor") / "files/nvml.c"
 _SCRIPT = Path(__file__).with_name("guest.sh")
 
 
@@ -66,6 +68,29 @@ def seed(directory: Path, node: str, hardware: str, files: Mapping[str, str]) ->
     _write(directory, {name: text.encode() for name, text in (own | dict(files)).items()})
 
 
+def prune(used: Iterable[Path]) -> None:
+    """Note these layers as used now, and remove those that nothing has used for a day."""
+    now = time.time()
+    for layer in used:
+        os.utime(layer, (now, now))
+    for kind in ("base-*", "guest-*", "vendor-*"):
+        for layer in paths.cache().glob(kind):
+            if layer.is_dir() and now - layer.stat().st_mtime > 86400 and not _stood_on(layer):
+                shutil.rmtree(layer)
+                layer.with_suffix(".log").unlink(missing_ok=True)
+
+
+def _stood_on(layer: Path) -> bool:
+    """Tell whether a running process (a node's supervisor, a web server) was given this layer."""
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(layer).encode() in command.read_bytes().split(b"\0"):
+                return True
+        except OSError:
+            continue
+    return False
+
+
 def _made_files() -> dict[str, bytes]:
     """Return every file of the guest layer by path inside the node."""
     files = {
@@ -73,6 +98,8 @@ def _made_files() -> dict[str, bytes]:
         for file in sorted(_FILES.rglob("*"))
         if file.is_file() and "__pycache__" not in file.parts
     }
+    fields = sorted(set(re.findall(r'"([a-z][a-z_]{2,})"', _NVML.read_text())))
+    files["usr/local/lib/sim/nvml-fields"] = "\n".join(fields).encode()
     files |= machine.settings()
     files["home/ops/.ssh/authorized_keys"] = (paths.keys() / "id_ed25519.pub").read_bytes()
     return files

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.sim import base, layers, network, node, paths, web
+from tests.sim import base, faults, layers, network, node, paths, web
 from tests.sim.fleet import Fleet, Node, define, existing, load
 from tests.sim.proc import SimError, WrongUseError, exclusive, holder, run, say
 
@@ -88,7 +88,7 @@ def status(fleet: Fleet) -> dict[str, Any]:
     for entry, n in zip(document["nodes"].values(), fleet.nodes.values(), strict=True):
         entry["pid"] = holder(n.lock)
         entry["state"] = "off" if entry["pid"] is None else "up" if _answers(n) else "no ssh"
-        entry["faults"] = _faults(n) if node.leader(n) is not None else []
+        entry["faults"] = faults.active(n) if node.leader(n) is not None else []
     return document
 
 
@@ -102,11 +102,13 @@ def _prepare(fleet: Fleet) -> list[Path]:
     repository = web.start(fleet)
     extra = fleet.vendor["vendor_extra_url"]
     shared = [layers.guest(lower, extra, repository.key_file), lower]
+    layers.prune([*shared, repository.root])
     hosts = "".join(f"{n.address} {n.name}\n" for n in fleet.nodes.values())
     for n in fleet.nodes.values():
         files = {
             "etc/hosts": f"127.0.0.1 localhost\n{hosts}{fleet.gateway} controller\n",
-            "etc/sim/network": f"ADDRESS={n.address}/24\nGATEWAY={fleet.gateway}\n",
+            "etc/sim/network": f"ADDRESS={n.address}/24\nGATEWAY={fleet.gateway}\n"
+            f"VENDOR={fleet.vendor['vendor_url']}\n",
         }
         layers.seed(n.directory / "seed", n.name, n.hardware, files)
     fleet.save_ssh()
@@ -139,11 +141,6 @@ def _answers(n: Node) -> bool:
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False
-
-
-def _faults(n: Node) -> list[str]:
-    listed = node.inside(n, "ls /etc/sim/faults /run/sim/faults 2>/dev/null", check=False)
-    return sorted(x for x in listed.splitlines() if x and not x.endswith(":"))
 
 
 def _stop_all(name: str, fleet: Fleet | None) -> None:

@@ -35,10 +35,11 @@ def fault(kind):
     return (FAULTS / kind).exists()
 
 
-def faults(prefix):
-    """Return the arguments of the active faults of one kind, e.g. of every nvml:...."""
-    found = FAULTS.glob(f"{prefix}:*") if FAULTS.is_dir() else []
-    return sorted(f.name.partition(":")[2] for f in found)
+def active():
+    """Return (kind, argument) of the faults that outlive a reboot."""
+    for file in sorted(FAULTS.glob("*")):
+        kind, _, argument = file.name.partition(":")
+        yield kind, argument or file.read_text().strip()
 
 
 def write(file, text):
@@ -75,26 +76,24 @@ def bind(slot, driver):
         (DRIVERS / driver / slot).symlink_to(f"../../../../bus/pci/devices/{slot}")
 
 
-def build_pci():
-    """Lay /sys/bus/pci/devices: the files that lspci, the probe and the checks read."""
-    links = {gpu["slot"]: gpu for gpu in described()["gpus"]}
-    for function in described()["pci"]:
-        lost = function["slot"] in lost_slots()
-        directory = PCI / function["slot"]
-        for name in ("vendor", "device", "class", "subsystem_vendor", "subsystem_device"):
-            write(directory / name, function[name])
-        write(directory / "revision", "0xff" if lost else function["revision"])
-        write(directory / "irq", "16")
-        write(directory / "enable", "1")
-        write(directory / "numa_node", "0")
-        write(directory / "resource", "\n".join(["0x0 0x0 0x0".replace("0x0", f"0x{0:016x}")] * 13))
-        ids = [int(function[key], 16) for key in ("vendor", "device", "subsystem_vendor")]
-        ids.append(int(function["subsystem_device"], 16))
-        code = function["class"][2:].upper()
-        alias = "pci:v{:08X}d{:08X}sv{:08X}sd{:08X}".format(*ids)
-        write(directory / "modalias", f"{alias}bc{code[:2]}sc{code[2:4]}i{code[4:]}")
-        (directory / "config").write_bytes(b"\xff" * 256 if lost else config_space(function))
-        if gpu := links.get(function["slot"]):
+def show_function(slot, lost=False):
+    """Write the files of a PCI function that lspci, probes and checks read; ff when it is lost."""
+    function = next(f for f in described()["pci"] if f["slot"] == slot)
+    directory = PCI / slot
+    for name in ("vendor", "device", "class", "subsystem_vendor", "subsystem_device"):
+        write(directory / name, function[name])
+    write(directory / "revision", "0xff" if lost else function["revision"])
+    (directory / "config").write_bytes(b"\xff" * 256 if lost else config_space(function))
+    for name, value in (("irq", 16), ("enable", 1), ("numa_node", 0)):
+        write(directory / name, value)
+    write(directory / "resource", "\n".join([" ".join([f"0x{0:016x}"] * 3)] * 13))
+    names = ("vendor", "device", "subsystem_vendor", "subsystem_device")
+    ids = (int(function[name], 16) for name in names)
+    code = function["class"][2:].upper()
+    alias = "pci:v{:08X}d{:08X}sv{:08X}sd{:08X}".format(*ids)
+    write(directory / "modalias", f"{alias}bc{code[:2]}sc{code[2:4]}i{code[4:]}")
+    for gpu in described()["gpus"]:
+        if gpu["slot"] == slot:
             for end in ("current", "max"):
                 write(directory / f"{end}_link_speed", SPEED[gpu["pcie_gen"]])
                 write(directory / f"{end}_link_width", gpu["pcie_width"])
@@ -110,43 +109,28 @@ def config_space(function):
     return (head.ljust(0x2C, b"\0") + sub).ljust(256, b"\0")
 
 
-def lost_slots():
-    """Return the slots of GPUs that fell off the bus (fault gpu-lost:INDEX)."""
-    gpus = described()["gpus"]
-    return {gpus[int(index)]["slot"] for index in faults("gpu-lost")}
+def lost(slot):
+    """Tell whether a function fell off the bus."""
+    return (PCI / slot / "revision").read_text().strip() == "0xff"
 
 
-def build_nvml():
-    """Lay the values that the simulated NVML reports; faults on top."""
-    for index, gpu in enumerate(described()["gpus"]):
-        values = {
-            "name": gpu["name"],
-            "uuid": gpu["uuid"],
-            "serial": gpu["serial"],
-            "pci_bus_id": gpu["slot"],
-            "memory_mib": gpu["memory_mib"],
-            "cc_major": gpu["compute"][0],
-            "cc_minor": gpu["compute"][1],
-            "pcie_gen": gpu["pcie_gen"],
-            "pcie_gen_max": gpu["pcie_gen"],
-            "pcie_width": gpu["pcie_width"],
-            "pcie_width_max": gpu["pcie_width"],
-        }
-        zero = (
-            "ecc_uncorrected",
-            "remap_pending",
-            "remap_failed",
-            "persistence",
-            "recovery_action",
-        )
-        values |= dict.fromkeys((*zero, "fabric_state"), 0)
-        values["lost"] = int(gpu["slot"] in lost_slots())
-        for name, value in values.items():
-            write(NVML / str(index) / name, value)
-    write(NVML / "hang_s", 0)
-    for setting in faults("nvml"):
-        place, _, value = setting.partition("=")
-        write(NVML / place.replace(":", "/"), value)
+def nvml_values(index):
+    """Return what NVML reports of a healthy GPU."""
+    gpu = described()["gpus"][index]
+    zero = ("ecc_uncorrected", "remap_pending", "remap_failed", "persistence", "recovery_action")
+    return dict.fromkeys((*zero, "lost", "fabric_state"), 0) | {
+        "name": gpu["name"],
+        "uuid": gpu["uuid"],
+        "serial": gpu["serial"],
+        "pci_bus_id": gpu["slot"],
+        "memory_mib": gpu["memory_mib"],
+        "cc_major": gpu["compute"][0],
+        "cc_minor": gpu["compute"][1],
+        "pcie_gen": gpu["pcie_gen"],
+        "pcie_gen_max": gpu["pcie_gen"],
+        "pcie_width": gpu["pcie_width"],
+        "pcie_width_max": gpu["pcie_width"],
+    }
 
 
 def mount_trees():
@@ -172,12 +156,18 @@ def run(*command):
 
 
 def main():
-    """Do what firmware and kernel do at boot."""
+    """Do what firmware and kernel do at boot; faults that outlive a reboot come back first."""
     import kmod  # it uses this module
 
-    build_pci()
-    build_nvml()
+    for function in described()["pci"]:
+        show_function(function["slot"])
+    for index, _ in enumerate(described()["gpus"]):
+        for name, value in nvml_values(index).items():
+            write(NVML / str(index) / name, value)
+    write(NVML / "hang_s", 0)
     mount_trees()
+    for kind, argument in active():
+        run(f"/usr/local/lib/sim/faults/{kind}", "boot", *([argument] if argument else []))
     kmod.boot()
 
 

@@ -4,6 +4,7 @@
 entries that come from elsewhere; a client of journald could not claim to be the kernel.
 """
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ def say(text, priority=4):
         "__MONOTONIC_TIMESTAMP": int(time.monotonic() * 1e6),
         "_BOOT_ID": boot,
         "_MACHINE_ID": machine,
+        "_HOSTNAME": os.uname().nodename,
         "_TRANSPORT": "kernel",
         "SYSLOG_FACILITY": 0,
         "SYSLOG_IDENTIFIER": "kernel",

@@ -91,8 +91,8 @@ def load(name):
 
 def load_nvidia(version, licence):
     """Probe the GPUs as nvidia.ko does and show what it then shows."""
-    gpus = [g for g in hardware.nvidia_functions("0x030200")]
-    free = [g for g in gpus if bound_to(g) is None and g not in hardware.lost_slots()]
+    gpus = hardware.nvidia_functions("0x030200")
+    free = [g for g in gpus if bound_to(g) is None and not hardware.lost(g)]
     device = {g: (hardware.PCI / g / "device").read_text().strip() for g in free}
     is_open = "GPL" in licence
     fits = [g for g in free if device[g] not in NO_GSP]
@@ -158,7 +158,7 @@ def unload(name):
         raise RefusedError(f"ERROR: Module {name} is not currently loaded")
     if users := holders(name):
         raise RefusedError(f"ERROR: Module {name} is in use by: {' '.join(users)}")
-    if (name == "nouveau" and fault("nouveau")) or (name.startswith("nvidia") and open_by()):
+    if (name == "nouveau" and fault("nouveau")) or open_by(name):
         raise RefusedError(f"ERROR: Module {name} is in use")
     for slot in os.listdir(hardware.PCI):
         if bound_to(slot) == name.replace("_", "-" if name in VFIO else "_"):
@@ -179,12 +179,15 @@ def holders(name):
     return sorted(os.listdir(directory)) if directory.is_dir() else []
 
 
-def open_by():
-    """Return the ids of the processes that hold an NVIDIA device file."""
+def open_by(name):
+    """Return the ids of the processes that hold a device file of this module open."""
+    files = {"nvidia_uvm": "/dev/nvidia-uvm", "nvidia_modeset": "/dev/nvidia-modeset"}
+    if name != "nvidia" and name not in files:
+        return []
     found = set()
     for link in glob.glob("/proc/[0-9]*/fd/*"):
         try:
-            if os.readlink(link).startswith("/dev/nvidia"):
+            if os.readlink(link).startswith(files.get(name, "/dev/nvidia")):
                 found.add(int(link.split("/")[2]))
         except OSError:
             continue
@@ -201,15 +204,11 @@ def show_module(name, version, refcnt=0):
 
 
 def boot():
-    """Load what a kernel loads by itself: nouveau, the modules of vfio, nvidia when it is there."""
+    """Load what a kernel loads by itself: nouveau, and nvidia when it is installed."""
     record = f"/var/lib/sim/initramfs/{RELEASE}/modprobe.d"
     if fault("nouveau") and not (barred("nouveau") and barred("nouveau", [record])):
         load("nouveau")
-    gpus = hardware.described()["gpus"]
-    for index in hardware.faults("foreign-vfio"):
-        load("vfio_pci")
-        bind(gpus[int(index)]["slot"], "vfio-pci")
-    if gpus and module_file("nvidia") and not barred("nvidia"):
+    if hardware.described()["gpus"] and module_file("nvidia") and not barred("nvidia"):
         try:
             load("nvidia")
         except RefusedError as refused:
