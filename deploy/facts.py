@@ -124,6 +124,8 @@ class Dpkg(Model):
 class AutoUpgrades(Model):
     enabled: bool
     """Packages are upgraded without an operator (unattended-upgrades or apt's periodic run)."""
+    blacklist: tuple[str, ...] = ()
+    """Patterns of package names that unattended-upgrades leaves alone."""
 
 
 class Service(Model):

@@ -1,0 +1,176 @@
+"""From a host of ours to a connected pyinfra host: logging in, and what is underneath."""
+
+import getpass
+import os
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import gevent
+from paramiko import Transport
+from pyinfra.api import Config, State, StringCommand
+from pyinfra.api.connectors import get_all_connectors
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import Host as PyinfraHost
+from pyinfra.api.inventory import Inventory
+
+from deploy.fleet.become import Wrapped
+from deploy.fleet.connection_keys import CHECKS
+from deploy.fleet.conversation import Result
+from deploy.fleet.inventory import Host
+from deploy.fleet.unreachable import Unreachable, explain
+
+LOCAL_CONNECTORS: dict[str, Callable[[Any, str], list[str]]] = {
+    "LocalConnector": lambda host, line: ["sh", "-c", line],
+    "DockerConnector": lambda host, line: [
+        host.connector.docker_cmd,
+        "exec",
+        "-i",
+        host.connector.container_id,
+        "sh",
+        "-c",
+        line,
+    ],
+    "PodmanConnector": lambda host, line: [
+        host.connector.docker_cmd,
+        "exec",
+        "-i",
+        host.connector.container_id,
+        "sh",
+        "-c",
+        line,
+    ],
+    "ChrootConnector": lambda host, line: [
+        "chroot",
+        host.connector_data["chroot_directory"],
+        "sh",
+        "-c",
+        line,
+    ],
+}
+"""Connectors whose commands are processes of this machine."""
+
+
+@cache
+def _connectors() -> dict[str, Any]:
+    """pyinfra's connectors by name. pyinfra itself reads them afresh for every host (1 ms)."""
+    return dict(get_all_connectors())
+
+
+@cache
+def _state() -> State:
+    """The one pyinfra State of this process; its hosts are added as they are connected."""
+    state = State()
+    state.init(Inventory(([], {})), Config(PARALLEL=1))  # type: ignore[no-untyped-call]
+    return state
+
+
+def pyinfra_host(host: Host) -> PyinfraHost:
+    """A pyinfra host with its connector, not yet connected."""
+    kind, _, argument = host.name.removeprefix("@").partition("/")
+    connector = _connectors()["ssh"]
+    data = dict(host.data)
+    if host.name.startswith("@"):
+        made = _connectors()[kind]
+        if made.handles_execution:
+            connector = made
+            for _name, given, _groups in made.make_names_data(argument or None):
+                data = {**given, **data}
+    state = _state()
+    state.inventory.host_data[host.name] = data
+    made_host = PyinfraHost(host.name, state.inventory, list(host.groups), connector)
+    state.inventory.hosts[host.name] = made_host
+    made_host.init(state)
+    return made_host
+
+
+def log_in(host: Host, timeout_s: float) -> PyinfraHost:
+    """Connect within a deadline that covers every stage. Raises Unreachable."""
+    started = time.monotonic()
+    made: PyinfraHost | None = None
+    try:
+        with gevent.Timeout(timeout_s):
+            made = pyinfra_host(host)
+            made.state.config.CONNECT_TIMEOUT = max(1, int(timeout_s))
+            made.connect(show_errors=False, raise_exceptions=True)
+    except gevent.Timeout:
+        stage = _stage(made)
+        leave(made)
+        message = f"{stage} within {time.monotonic() - started:.0f} s"
+        raise Unreachable(host.name, host.address, message, "") from None
+    except Exception as error:  # a host's answer must not end the run for the others
+        unreachable = explain(host, made, error)
+        leave(made)
+        raise unreachable from None
+    return made
+
+
+def _stage(host: PyinfraHost | None) -> str:
+    client = getattr(getattr(host, "connector", None), "client", None)
+    transport = client.get_transport() if client else None
+    if transport is None:
+        return "no TCP connection"
+    if not transport.remote_version:
+        return "TCP connects, but no SSH server answers"
+    return "the SSH login did not end"
+
+
+def leave(host: PyinfraHost | None) -> None:
+    """Close the connection. Local containers and images are left as they are."""
+    connector = getattr(host, "connector", None)
+    client = getattr(connector, "client", None)
+    if client is not None:
+        client.close()
+    if host is not None:
+        host.connected = False
+
+
+def login_user(host: PyinfraHost) -> str:
+    """The user that commands run as."""
+    if transport := ssh_transport(host):
+        return str(transport.get_username() or "")
+    if type(host.connector).__name__ == "LocalConnector":
+        return getpass.getuser() if os.geteuid() else "root"
+    return "root"
+
+
+def ssh_transport(host: PyinfraHost) -> Transport | None:
+    """paramiko's transport of a host that is reached by SSH."""
+    client = getattr(host.connector, "client", None)
+    return client.get_transport() if client is not None else None
+
+
+def local_arguments(host: PyinfraHost, line: str) -> list[str]:
+    """Arguments of the local process that runs a command line there, [] for other connectors."""
+    make = LOCAL_CONNECTORS.get(type(host.connector).__name__)
+    return make(host, line) if make else []
+
+
+def run_through_pyinfra(
+    host: PyinfraHost, wrapped: Wrapped, stdin: str, timeout_s: float, limit: int
+) -> Result:
+    """For connectors that only pyinfra itself can run commands on (@fake, @dockerssh)."""
+    started = time.monotonic()
+    text = wrapped.head.decode() or wrapped.line
+    try:
+        with gevent.Timeout(timeout_s):
+            ok, output = host.connector.run_shell_command(
+                StringCommand(text),
+                print_output=False,
+                print_input=False,
+                **({"_stdin": stdin} if stdin else {}),
+            )
+    except gevent.Timeout:
+        return Result(None, "", "", timeout_s, f"no end within {timeout_s:g} s: abandoned")
+    except (PyinfraError, OSError) as error:
+        return Result(None, "", "", time.monotonic() - started, str(error)[:300])
+    seconds = time.monotonic() - started
+    if len(output.stdout) + len(output.stderr) > limit:
+        return Result(None, "", "", seconds, f"printed more than {limit} bytes")
+    return Result(0 if ok else 1, output.stdout, output.stderr, seconds, "")
+
+
+def data_of(host: PyinfraHost) -> dict[str, Any]:
+    """The connection keys of a host that pyinfra made."""
+    return {key: value for key, value in host.data.dict().items() if key in CHECKS}

@@ -1,0 +1,291 @@
+"""One reader per part of the probe's answer: lines in, values of `NodeFacts` out. Pure.
+
+A reader raises ValueError (or IndexError, KeyError) on lines that make no sense; the caller turns
+that into "unknown". Single values that are missing are left out, or explained in `unknown`.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from deploy.apt_facts import read_apt, read_candidates, read_packages
+from deploy.facts import (
+    Cuda,
+    Disk,
+    Environment,
+    GpuUser,
+    Os,
+    OwnFile,
+    PciDevice,
+    PythonFacts,
+    Service,
+    SlurmJob,
+)
+from deploy.interest import DRIVER_DAEMONS
+from deploy.kernel_facts import read_kernel, read_modules
+
+Values = dict[str, Any]
+Reader = Callable[[list[str], bool, dict[str, str]], Values]
+"""Lines, whether the probe ran as root, and the reasons for what is unknown (added to)."""
+
+
+def tags(lines: Iterable[str]) -> dict[str, list[str]]:
+    """Lines of the form `tag rest`, by tag."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        tag, _, rest = line.partition(" ")
+        found[tag].append(rest)
+    return found
+
+
+def read_system(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    found = tags(lines)
+    release = dict(line.partition("=")[::2] for line in found["os"])
+    release = {key: _unquoted(value) for key, value in release.items()}
+    values: Values = {
+        "os": Os(
+            id=release["ID"],
+            version_id=release.get("VERSION_ID", ""),
+            codename=release.get("VERSION_CODENAME", ""),
+            pretty_name=release.get("PRETTY_NAME", ""),
+            id_like=tuple(release.get("ID_LIKE", "").split()),
+            arch=found["arch"][0],
+        ),
+        "kernel": read_kernel(found),
+    }
+    boot_id = " ".join(found["boot"])
+    if re.fullmatch(r"[0-9a-f-]{36}", boot_id):
+        values["boot_id"] = boot_id
+    if found["uptime"]:
+        values["uptime_s"] = int(float(found["uptime"][0].split()[0]))
+    if found["container"]:
+        values["container"] = found["container"][0].replace("none", "")
+    secure = {
+        "no-efi": "no-efi",
+        "0": "disabled",
+        "1": "enabled",
+        "SecureBoot enabled": "enabled",
+        "SecureBoot disabled": "disabled",
+    }.get(" ".join(found["secure"]))
+    if secure:
+        values["secure_boot"] = secure
+    else:
+        unknown["secure_boot"] = "neither the firmware's variable nor mokutil tells"
+    return values
+
+
+def _unquoted(value: str) -> str:
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return (value[1:-1] if quoted else value)[:200]
+
+
+def read_pci(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    devices = []
+    for line in lines:
+        _tag, slot, device, pci_class, subsystem, revision, driver = line.split(" ")
+        devices.append(
+            PciDevice(
+                slot=slot,
+                device=_hex(device, 4),
+                pci_class=_hex(pci_class, 6),
+                subsystem=":".join(_hex(word, 4) for word in subsystem.split(":")),
+                revision="" if revision == "-" else _hex(revision, 2),
+                driver="" if driver == "-" else driver,
+            )
+        )
+    return {"pci": tuple(devices)}
+
+
+def _hex(word: str, digits: int) -> str:
+    bare = word.removeprefix("0x").lower()
+    if not re.fullmatch(r"[0-9a-f]{1,8}", bare):
+        raise ValueError(f"{word!r} is no hexadecimal number")
+    return bare.zfill(digits)
+
+
+def read_services(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    services: dict[str, Service] = {}
+    for block in "\n".join(lines).split("\n\n"):
+        values = dict(line.partition("=")[::2] for line in block.splitlines())
+        services[values["Id"]] = Service(
+            load=values["LoadState"],
+            active=values["ActiveState"],
+            enabled=values.get("UnitFileState", ""),
+        )
+    return {"services": services}
+
+
+def read_environments(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    current = ""
+    environments: list[dict[str, Any]] = []
+    for line in lines:
+        tag, _, rest = line.partition(" ")
+        if tag == "current":
+            current = rest.rstrip("/").rsplit("/", 1)[-1]
+        elif tag == "env":
+            environments.append({"id": rest, "in_use": False, "wheels": {}})
+        elif tag in {"manifest", "found"}:
+            environments[-1].setdefault(tag, rest)
+        elif tag == "dist":
+            name, _, version = rest.rpartition("-")
+            environments[-1]["wheels"][_normalised(name)] = version
+        elif tag == "in-use":
+            environments[-1]["in_use"] = True
+        elif tag != "blind":
+            raise ValueError(f"tag {tag[:20]!r}")
+    if "blind" in lines and environments:
+        unknown["environments.in_use"] = "only root sees what other users' processes have mapped"
+    return {
+        "environments": tuple(
+            Environment(
+                id=env["id"],
+                current=env["id"] == current,
+                complete="manifest" in env,
+                manifest=env.get("manifest", ""),
+                found=env["found"],
+                in_use=env["in_use"],
+                wheels=env["wheels"],
+            )
+            for env in environments
+        )
+    }
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_software(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    found = tags(lines)
+    return {
+        "cuda": Cuda(
+            link="".join(found["cuda-link"][:1]), toolkits=tuple(sorted(found["toolkit"]))
+        ),
+        "python": PythonFacts(
+            version="".join(found["python"][:1]),
+            venv="python-venv" in found,
+            headers="python-headers" in found,
+        ),
+        "compiler": "".join(found["compiler"][:1]),
+        "tools": tuple(sorted(found["tool"])),
+    }
+
+
+def read_disks(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    disks = {}
+    for space, mount in zip(lines[::2], lines[1::2], strict=True):
+        _, path, block, blocks, free = space.split(" ")
+        tag, _, flags = mount.partition(" ")
+        if tag != "mount":
+            raise ValueError(f"tag {tag[:20]!r}")
+        disks[path] = Disk(
+            size=int(block) * int(blocks),
+            available=int(block) * int(free),
+            read_only="ro" in flags.split(","),
+        )
+    return {"disks": disks}
+
+
+def read_users(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    if "self" not in lines:
+        raise ValueError("the scan of open files did not find its own")
+    users = []
+    locks = []
+    for line in lines:
+        if line in {"self", "devices"}:
+            continue
+        what, pid, uid, user, name, exe, unit = line.split("\t")
+        if what == "dpkg":
+            locks.append(f"{name} (pid {int(pid)})")
+        elif not _is_driver_daemon(int(uid), exe, unit):
+            users.append(GpuUser(pid=int(pid), user=user or f"uid {uid}", command=name))
+    values: Values = {"lock_holder": ", ".join(locks)}
+    if root or "devices" not in lines:
+        values["gpu_users"] = tuple(users)
+    else:
+        unknown["gpu_users"] = "only root sees which processes hold the GPU devices"
+    if not root:
+        unknown["dpkg.lock_holder"] = "only root sees who holds dpkg's lock"
+    return values
+
+
+def _is_driver_daemon(uid: int, exe: str, unit: str) -> bool:
+    """One of the driver's own services. A user's process cannot claim it: the program must lie in
+    a system directory, or a system account must run it in the service's own unit."""
+    directory, _, program = exe.removesuffix(" (deleted)").rpartition("/")
+    system = re.fullmatch(r"/usr/(local/)?(s?bin|libexec|lib)(/.*)?|/s?bin", directory)
+    if system and program in DRIVER_DAEMONS:
+        return True
+    return uid < 1000 and unit.removesuffix(".service") in DRIVER_DAEMONS
+
+
+def read_slurm(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    jobs = []
+    for line in lines:
+        _tag, job, user, state = line.split("\t")
+        jobs.append(SlurmJob(job=job, user=user, state=state))
+    return {"slurm_jobs": tuple(jobs)}
+
+
+def read_foreign(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    found = tags(lines)
+    release = dict(line.partition("=")[::2] for line in found["dgx"])
+    version = _unquoted(release.get("DGX_SWBUILD_VERSION", ""))
+    return {"foreign_paths": found["path"], "dgx_version": version}
+
+
+def read_files(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    files = {}
+    for line in lines:
+        _tag, digest, mode, path = line.split("\t")
+        if not digest:
+            unknown[f"files.{path}"] = "only root can read it"
+            continue
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ValueError(f"{digest[:20]!r} is no digest")
+        files[path] = OwnFile(sha256=digest, mode=mode)
+    return {"files": files}
+
+
+def read_state(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+    pairs = (line.partition(" ")[2].partition("=") for line in lines)
+    return {"state": {key: value for key, equals, value in pairs if equals}}
+
+
+READERS: dict[str, Reader] = {
+    "system": read_system,
+    "pci": read_pci,
+    "modules": read_modules,
+    "packages": read_packages,
+    "candidates": read_candidates,
+    "apt": read_apt,
+    "services": read_services,
+    "environments": read_environments,
+    "software": read_software,
+    "disks": read_disks,
+    "users": read_users,
+    "slurm": read_slurm,
+    "foreign": read_foreign,
+    "files": read_files,
+    "state": read_state,
+}
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "system": ("os", "kernel", "boot_id", "uptime_s", "container", "secure_boot"),
+    "pci": ("pci",),
+    "modules": ("modules", "mig"),
+    "packages": ("packages", "dpkg"),
+    "candidates": ("candidates",),
+    "apt": ("pins", "sources", "auto_upgrades"),
+    "services": ("services",),
+    "environments": ("environments",),
+    "software": ("cuda", "python", "compiler", "tools"),
+    "disks": ("disks",),
+    "users": ("gpu_users",),
+    "slurm": ("slurm_jobs",),
+    "foreign": (),
+    "files": ("files",),
+    "state": ("state",),
+}
+"""Fields that are unknown when a part is."""

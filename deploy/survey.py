@@ -1,0 +1,93 @@
+"""One probe of every host of a fleet, all at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deploy.facts import NodeFacts
+from deploy.fleet.inventory import Fleet, Host
+from deploy.fleet.spec import NodeSpec
+from deploy.fleet.transport import Connection, Unreachable, connect, on_each
+from deploy.probe import BadProbe, new_nonce, parse, script
+
+__all__ = ["BadProbe", "Survey", "probe", "survey"]
+
+CONNECT_S = 10.0
+PROBE_S = 25.0
+MOST_BYTES = 1_500_000
+"""What a host may print, login noise included. The largest answers are below 300 kB."""
+
+
+@dataclass
+class Survey:
+    """What a sweep found. Every host of the fleet is in `facts` or in `failed`."""
+
+    facts: dict[str, NodeFacts] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Host -> why there are no facts: unreachable, or an answer that is none."""
+    connections: dict[str, Connection] = field(default_factory=dict)
+    """Of hosts with facts, when the sweep was asked to keep them open."""
+
+    def close(self) -> None:
+        """Close every connection that was kept."""
+        for connection in self.connections.values():
+            connection.close()
+        self.connections.clear()
+
+
+def probe(connection: Connection, spec: NodeSpec, timeout_s: float = PROBE_S) -> NodeFacts:
+    """Probe a connected host with one command.
+
+    Raises BadProbe when no usable answer comes within `timeout_s`.
+    """
+    nonce = new_nonce()
+    result = connection.run_script(
+        script(nonce, spec.prefix), timeout_s=timeout_s, limit=MOST_BYTES
+    )
+    if result.trouble:
+        raise BadProbe(connection.host, result.trouble)
+    facts = parse(connection.host, nonce, result.out)
+    said = [line for line in result.err.splitlines() if line.startswith(("sudo: ", "doas: "))]
+    if facts.root or not said:
+        return facts
+    unknown = {**facts.unknown, "root": f"{facts.unknown['root']} ({ascii(said[-1])[1:200]})"}
+    return facts.model_copy(update={"unknown": unknown})
+
+
+def survey(
+    fleet: Fleet,
+    *,
+    keep_open: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Survey:
+    """Probe every host at once. One host that hangs, dies or lies costs only itself.
+
+    `progress` is told how many hosts are done, of how many.
+    """
+    found = Survey()
+
+    def visit(host: Host) -> tuple[NodeFacts, Connection]:
+        connection = connect(host, CONNECT_S)
+        try:
+            facts = probe(connection, host.spec)
+        except BaseException:
+            connection.close()
+            raise
+        if not keep_open:
+            connection.close()
+        return facts, connection
+
+    deadline = CONNECT_S + PROBE_S + 5
+    for done, (name, result) in enumerate(
+        on_each(fleet.hosts.values(), visit, deadline_s=deadline), start=1
+    ):
+        if isinstance(result, BadProbe | Unreachable | TimeoutError):
+            found.failed[name] = str(result)
+        elif isinstance(result, Exception):
+            found.failed[name] = f"{name}: {type(result).__name__}: {result}"
+        else:
+            found.facts[name], connection = result
+            if keep_open:
+                found.connections[name] = connection
+        if progress is not None:
+            progress(done, len(fleet.hosts))
+    return found
