@@ -1,0 +1,112 @@
+"""The GPU driver: branch pinned, packages at exact versions, then its kernel module.
+
+Order and unload rules: research, provisioning 2.7 (pinning package before the driver, one at a
+time) and 2.12 (stop the driver's services, unload, change, load, else reboot).
+"""
+
+from collections.abc import Iterable
+
+from deploy import apt, module
+from deploy.facts import NodeFacts
+from deploy.idle import MUST_BE_IDLE
+from deploy.known import known
+from deploy.packages import Difference, difference, locked, names_like, upstream
+from deploy.stack import Driver
+from deploy.steps import Step, Wanted
+
+NAME = "driver"
+PINNING = r"nvidia-driver-pinning-[0-9.]+"
+"""The vendor's packages that pin one branch or version; each conflicts with the others."""
+
+
+def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
+    """Pin, packages, modules for the running and the next kernel, and the loaded module."""
+    driver = wanted.stack.driver
+    if driver is None:
+        return []
+    packages = known(facts, "packages", facts.packages)
+    lacks = difference(driver.packages, packages)
+    found = _pinned(wanted, facts, driver, lacks) + _installed(wanted, facts, driver, lacks)
+    return found + module.steps(NAME, driver, facts, changes=bool(lacks))
+
+
+def _pinned(
+    wanted: Wanted, facts: NodeFacts, driver: Driver, driver_lacks: Difference
+) -> list[Step]:
+    if not driver.pinning:
+        return []
+    packages = known(facts, "packages", facts.packages)
+    lacks = difference(driver.pinning, packages)
+    others = [n for n in names_like(packages, PINNING) if n not in driver.pinning]
+    if not lacks and not others:
+        return []
+    held = [name for name in others if packages[name].held]
+    why = "; ".join([lacks.why] * bool(lacks) + [f"{name} pins another branch" for name in others])
+    command = apt.transaction(
+        wanted.stack, driver.pinning, lacks, remove=others, held=held, conffiles="confnew"
+    )
+    return [
+        Step(
+            layer=NAME,
+            title=f"driver branch {driver.branch} is pinned",
+            why=why,
+            commands=(command,),
+            # The pin of another branch would let apt move a driver that is in use.
+            disruptive=driver_lacks.replaces,
+            download=lacks.download,
+        )
+    ]
+
+
+def companions(wanted: Wanted, facts: NodeFacts) -> list[str]:
+    """Installed packages outside the lock that came with the driver: the other flavour's module,
+    metapackages, graphics libraries. They carry the driver's own version, by which they are known;
+    apt may remove them, or take them along to the wanted version."""
+    driver = wanted.stack.driver
+    if driver is None:
+        return []
+    packages = known(facts, "packages", facts.packages)
+    mine = locked(wanted.stack)
+    versions = {upstream(packages[n].version) for n in driver.packages if n in packages}
+    versions.add(driver.version)
+    return [
+        name
+        for name, found in sorted(packages.items())
+        if name not in mine and upstream(found.version) in versions
+    ]
+
+
+def _installed(wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Difference) -> list[Step]:
+    if not lacks:
+        return []
+    packages = known(facts, "packages", facts.packages)
+    may_go = companions(wanted, facts)
+    install = apt.transaction(
+        wanted.stack,
+        driver.packages,
+        lacks,
+        may_go=may_go,
+        may_be=driver.version,
+        held=[name for name in may_go if packages[name].held],
+        before=MUST_BE_IDLE if lacks.replaces else "",
+        timeout_s=module.BUILD_S,
+        log=module.make_log(driver),
+    )
+    other = _other_flavour(driver, packages.keys())
+    why = lacks.why + (f"; {other} is the other flavour and goes" if other else "")
+    return [
+        Step(
+            layer=NAME,
+            title=f"driver {driver.version} ({driver.flavour} modules) is installed",
+            why=why,
+            commands=(install,),
+            disruptive=lacks.replaces or bool(other),
+            download=lacks.download,
+        )
+    ]
+
+
+def _other_flavour(driver: Driver, names: Iterable[str]) -> str:
+    """The module package of the flavour that is not wanted, when it is installed."""
+    other = "nvidia-kernel-dkms" if driver.flavour == "open" else "nvidia-kernel-open-dkms"
+    return other if other in set(names) - driver.packages.keys() else ""

@@ -1,0 +1,16 @@
+"""The persistence daemon: the driver keeps its state while no process uses a GPU."""
+
+from deploy.facts import NodeFacts
+from deploy.services import running_step
+from deploy.steps import Step, Wanted
+
+NAME = "persistence"
+UNIT = "nvidia-persistenced"
+
+
+def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
+    """Enabled and running wherever a driver is wanted; its package is one of the driver's."""
+    driver = wanted.stack.driver
+    if driver is None:
+        return []
+    return running_step(NAME, UNIT, facts, driver.version)

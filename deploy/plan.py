@@ -1,0 +1,225 @@
+"""From a stack and facts to ordered steps: `plan_host`, pure and complete.
+
+The plan is empty when the host conforms; nothing here remembers what an earlier run did.
+"""
+
+from typing import Literal, Protocol
+
+from deploy import (
+    cuda,
+    cudnn,
+    driver,
+    expected,
+    fabric,
+    module,
+    nccl,
+    os_base,
+    persistence,
+    pins,
+    repository,
+    torch_env,
+)
+from deploy.facts import NodeFacts
+from deploy.fleet.model import Model
+from deploy.known import UnknownFact, known
+from deploy.packages import locked, upstream
+from deploy.stack import Blocked
+from deploy.steps import Reboot, Step, Wanted
+
+Verdict = Literal["keep", "change", "busy", "blocked"]
+
+
+class Layer(Protocol):
+    """A module that knows one part of the stack."""
+
+    NAME: str
+
+    def steps(self, wanted: Wanted, facts: NodeFacts) -> list[Step]:
+        """What is not as wanted, and what makes it so; [] when all is."""
+
+
+LAYERS: tuple[Layer, ...] = (
+    os_base,
+    repository,
+    pins,
+    driver,
+    fabric,
+    persistence,
+    cuda,
+    cudnn,
+    nccl,
+    torch_env,
+    expected,
+)
+"""In the order of a deploy: each may rely on those before it."""
+
+
+class HostPlan(Model):
+    """What would happen on one host."""
+
+    host: str
+    steps: tuple[Step, ...] = ()
+    reboot: Reboot | None = None
+    busy: tuple[str, ...] = ()
+    """Who uses the GPUs, also when no step would disturb them."""
+    blocked: Blocked | None = None
+    warnings: tuple[str, ...] = ()
+    download: int = 0
+    """Bytes of packages to fetch, as far as the lock knows their sizes."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """`busy`: something must wait until the users have finished."""
+        if self.blocked is not None:
+            return "blocked"
+        if self.busy and (self.reboot or any(step.disruptive for step in self.steps)):
+            return "busy"
+        return "change" if self.steps or self.reboot else "keep"
+
+
+def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
+    """The ordered steps from `facts` to `wanted`. Never raises for what a host answered: a fact
+    that is needed and unknown blocks the host."""
+    try:
+        steps = [step for layer in LAYERS for step in layer.steps(wanted, facts)]
+        steps = _in_their_turn(steps)
+        blocked = _no_way(wanted, facts, steps)
+        if blocked is not None:
+            return HostPlan(host=wanted.host, blocked=blocked)
+        return HostPlan(
+            host=wanted.host,
+            steps=tuple(steps),
+            reboot=_foreseen(wanted, facts, steps),
+            busy=users(facts),
+            warnings=tuple(_warnings(wanted, facts, steps)),
+            download=sum(step.download for step in steps),
+        )
+    except UnknownFact as unknown:
+        return HostPlan(
+            host=wanted.host,
+            blocked=Blocked(
+                host=wanted.host,
+                reason=str(unknown),
+                rule="nothing is changed on a host while a fact that the plan needs is unknown",
+                source="gpufleet: unknown never means fine",
+                unblock=(f"gpufleet facts -w {wanted.host}",),
+            ),
+        )
+
+
+def _in_their_turn(steps: list[Step]) -> list[Step]:
+    """Steps that would be wrong, or fail, if a disruptive one before them was left out for now."""
+    repair = any(step.layer == os_base.NAME and step.disruptive for step in steps)
+    waits = any(step.disruptive for step in steps)
+    return [
+        step.model_copy(update={"disruptive": True})
+        if repair or (waits and step.layer == expected.NAME)
+        else step
+        for step in steps
+    ]
+
+
+def users(facts: NodeFacts) -> tuple[str, ...]:
+    """Who uses this host's GPUs; that it is unknown counts as a user."""
+    found = []
+    if facts.slurm_jobs is None:
+        why = facts.unknown.get("slurm_jobs", "no reason given")
+        found.append(f"unknown Slurm jobs ({why})")
+    else:
+        found += [f"job {job.job} of {job.user}" for job in facts.slurm_jobs]
+    if facts.gpu_users is None:
+        why = facts.unknown.get("gpu_users", "no reason given")
+        found.append(f"unknown users of the GPUs ({why})")
+    else:
+        found += [f"pid {one.pid} of {one.user} ({one.command})" for one in facts.gpu_users]
+    return tuple(found)
+
+
+def reboot_due(wanted: Wanted, facts: NodeFacts) -> Reboot | None:
+    """Whether the host must boot again, from what it is: another module is loaded than the one
+    on disk, or nouveau is bound. None while a boot would not bring the wanted module."""
+    wish = wanted.stack.driver
+    if wish is None:
+        return None
+    modules = known(facts, "modules", facts.modules)
+    kernel = known(facts, "kernel", facts.kernel)
+    if module.runs(modules, wish) or not module.built_for(modules, kernel.next, wish):
+        return None
+    if modules.loaded_version:
+        found = f"{modules.loaded_version} ({modules.loaded_flavour or 'flavour unknown'})"
+        why = f"module {found} is loaded, {wish.version} ({wish.flavour}) is installed"
+        return Reboot(why=why, expected=False)
+    if modules.nouveau_loaded and modules.nouveau_blacklisted:
+        return Reboot(why="nouveau holds the GPUs until the next boot", expected=False)
+    return None
+
+
+def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | None:
+    """The reboot that this plan will most likely need. An idle module is unloaded without one;
+    that only its loading is left to do tells that this did not work before."""
+    wish, modules = wanted.stack.driver, known(facts, "modules", facts.modules)
+    if wish is None or module.runs(modules, wish):
+        return None
+    if modules.nouveau_loaded:
+        return Reboot(why="nouveau is loaded and seldom lets go of the GPUs", expected=True)
+    rest = [step for step in steps if step.layer == driver.NAME]
+    due = reboot_due(wanted, facts)
+    if due is not None and len(rest) == 1:
+        return due.model_copy(update={"expected": True})
+    return None
+
+
+def _no_way(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Blocked | None:
+    root = known(facts, "disks", facts.disks).get("/")
+    if not steps or root is None or not root.read_only:
+        return None
+    return Blocked(
+        host=wanted.host,
+        reason="the root file system is mounted read-only, and "
+        f"{len(steps)} step{'s' if len(steps) > 1 else ''} would write to it",
+        rule="a root file system that went read-only has met an error",
+        source="errors=remount-ro of mount(8)",
+        unblock=(f"ssh {wanted.host} 'journalctl -k | grep -i remount'", "check the disk"),
+    )
+
+
+def _warnings(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[str]:
+    stack, found = wanted.stack, []
+    if stack.repository is not None:
+        found += [
+            f"{source.path} configures the vendor's repository too; it is used as it is, and its "
+            "own key decides what is trusted"
+            for source in repository.same_repository(facts, stack.repository.url)
+        ]
+    seen, wish = expected.seen_gpus(facts), expected.expected_gpus(wanted, facts)
+    if seen != wish:
+        found.append(
+            f"{seen} GPUs on the PCI bus, {wish} expected; look at the hardware, or set "
+            f"gpus = {seen} in the inventory when that is right"
+        )
+    packages = known(facts, "packages", facts.packages)
+    stale = [
+        f"{name} {packages[name].version}"
+        for name in driver.companions(wanted, facts)
+        if stack.driver and upstream(packages[name].version) != stack.driver.version
+    ]
+    if stale:
+        found.append(
+            f"not in the lock, and of another driver version: {', '.join(stale)}; apt removes "
+            "what cannot stay"
+        )
+    if wanted.spec.library_path:
+        found.append(
+            "library_path puts system libraries before the wheel's own; a cuDNN or NCCL there "
+            "breaks torch"
+        )
+    root, fetch = known(facts, "disks", facts.disks).get("/"), sum(s.download for s in steps)
+    if root is not None and fetch and root.available < 3 * fetch:
+        found.append(
+            f"{root.available >> 20} MiB free on /, and {fetch >> 20} MiB of packages to fetch "
+            "and unpack"
+        )
+    holder = known(facts, "dpkg", facts.dpkg).lock_holder
+    if holder and steps and locked(stack):
+        found.append(f"dpkg is in use by {holder}; apply waits for it")
+    return found
