@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from deploy import interest
 from deploy.facts import PROBE_VERSION, NodeFacts
@@ -89,7 +90,7 @@ def parse(host: str, nonce: str, text: str) -> NodeFacts:
         unknown.setdefault("foreign", "packages or modules are unknown")
     if not values["root"]:
         unknown.setdefault("root", f"the probe ran as {frames.user}, not as root")
-    fields = {name: values.get(name) for name in NodeFacts.model_fields if name in _PARTS}
+    fields: Any = {name: values.get(name) for name in NodeFacts.model_fields if name in _PARTS}
     for name, value in fields.items():
         if value is None:
             unknown.setdefault(name, "not in the answer")

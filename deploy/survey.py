@@ -58,6 +58,7 @@ def survey(
     *,
     keep_open: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    at_once: int = 256,
 ) -> Survey:
     """Probe every host at once. One host that hangs, dies or lies costs only itself.
 
@@ -78,7 +79,7 @@ def survey(
 
     deadline = CONNECT_S + PROBE_S + 5
     for done, (name, result) in enumerate(
-        on_each(fleet.hosts.values(), visit, deadline_s=deadline), start=1
+        on_each(fleet.hosts.values(), visit, deadline_s=deadline, at_once=at_once), start=1
     ):
         if isinstance(result, BadProbe | Unreachable | TimeoutError):
             found.failed[name] = str(result)

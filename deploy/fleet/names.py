@@ -71,12 +71,11 @@ def node_names(expression: str) -> list[str]:
 
 def fold(names: Iterable[str]) -> str:
     """Names folded for a reader: gpu[001-004],login."""
-    plain, odd = [], []
+    plain: list[str] = []
+    odd: list[str] = []
     for name in dict.fromkeys(names):
         foldable = re.fullmatch(r"[A-Za-z0-9._\-]+", name) is not None
         (plain if foldable else odd).append(name)
-    if len(plain) == 1:
-        return ",".join([*plain, *odd])
-    return ",".join(
-        [*([str(NodeSet.fromlist(plain, resolver=RESOLVER_NOGROUP))] * bool(plain)), *odd]
-    )
+    if len(plain) > 1:
+        plain = [str(NodeSet.fromlist(plain, resolver=RESOLVER_NOGROUP))]
+    return ",".join([*plain, *odd])

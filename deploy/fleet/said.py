@@ -37,14 +37,14 @@ def read_file(path: str) -> Said:
     if not Path(path).is_file():
         hint = "; to name hosts without an inventory use -w" if not Path(path).exists() else ""
         raise WrongInput([Fault(path, "", f"is no inventory file{hint}")])
-    from pyinfra.api import State
+    from pyinfra.api.state import State
     from pyinfra.context import ctx_state
-    from pyinfra_cli import inventory as loader
+    from pyinfra_cli import inventory as loader  # type: ignore[import-untyped]
 
     from deploy.fleet.watched import Watched
 
     original = loader.Inventory
-    loader.Inventory = Watched  # type: ignore[misc]
+    loader.Inventory = Watched
     try:
         with _complaints() as complaints, ctx_state.use(State()):
             made = loader.make_inventory(path)
@@ -53,13 +53,19 @@ def read_file(path: str) -> Said:
     except (Exception, SystemExit) as error:
         raise WrongInput([_broken(path, error)]) from None
     finally:
-        loader.Inventory = original  # type: ignore[misc]
+        loader.Inventory = original
     if not isinstance(made, Watched):
         raise AssertionError("pyinfra's loader no longer builds its Inventory by that name")
     if complaints:
         raise WrongInput([Fault(path, "", complaint) for complaint in complaints])
-    hosts = tuple((host.name, tuple(dict.fromkeys(host.groups)), host.data.dict()) for host in made)
+    hosts = tuple(
+        (host.name, tuple(dict.fromkeys(host.groups)), _merged(host.data)) for host in made
+    )
     return Said(made.said, hosts)
+
+
+def _merged(data: Any) -> dict[str, Any]:
+    return dict(data.dict())
 
 
 @contextmanager

@@ -57,10 +57,10 @@ class SshStream:
     def __init__(self, transport: Transport, command: str, timeout_s: float) -> None:
         """Start the command. Raises Gone; the caller bounds the time (gevent.Timeout)."""
         self._transport = transport
-        self._ready = threading.Event()
+        self._ready: Any = threading.Event()
         try:
             self._channel: Channel = transport.open_session(timeout=timeout_s)
-            out, err = make_or_pipe(self._ready)  # type: ignore[no-untyped-call]
+            out, err = _either(self._ready)
             self._channel.in_buffer.set_event(out)
             self._channel.in_stderr_buffer.set_event(err)
             self._channel.settimeout(0.0)
@@ -111,11 +111,17 @@ class SshStream:
     def lost(self) -> str:
         if self._transport.is_active():
             return ""
-        error = self._transport.get_exception()
+        error = str(self._transport.get_exception() or "")
         return f"the connection was lost{f': {error}' if error else ''}"
 
     def close(self) -> None:
         self._channel.close()
+
+
+def _either(event: Any) -> tuple[Any, Any]:
+    """Two events that set one. paramiko's own means for pipes; an Event has the same verbs."""
+    first, second = make_or_pipe(event)
+    return first, second
 
 
 class ProcessStream:

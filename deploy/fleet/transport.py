@@ -11,8 +11,8 @@ from deploy.fleet.become import Wrapped, refused, root_prefix, wrap
 from deploy.fleet.conversation import DEADLINE, Result, Talk, converse
 from deploy.fleet.each import on_each
 from deploy.fleet.inventory import Host
-from deploy.fleet.reach import Unreachable
 from deploy.fleet.streams import ERR, OUT, Gone, ProcessStream, SshStream, Stream
+from deploy.fleet.unreachable import Unreachable
 
 __all__ = ["Connection", "Held", "Result", "Unreachable", "adopt_pyinfra", "connect", "on_each"]
 

@@ -43,7 +43,7 @@ def explain(host: Host, made: Any, error: BaseException) -> Unreachable:
             found = f"the login of {user} was refused ({_one_line(cause)})"
             return _said(host, found, f"try: {_ssh(host, user)} true")
         if isinstance(cause, NoValidConnectionsError):
-            errors = sorted({str(reason.strerror or reason) for reason in cause.errors.values()})
+            errors = sorted({_one_line(reason) for reason in cause.errors.values()})
             return _said(host, f"no SSH server there ({', '.join(errors)})", "")
     return _said(host, _one_line(_chain(error)[-1]) or type(error).__name__, "")
 
