@@ -8,16 +8,16 @@ run did; the end is a plan of a fresh probe that is empty.
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from deploy.facts import NodeFacts
 from deploy.fleet.hostlock import Locked, LockTrouble, Owner, host_lock
 from deploy.fleet.model import Model
 from deploy.fleet.runs import Run, controller, now, printable
 from deploy.idle import BECAME_BUSY
+from deploy.outcome import Outcome, Status, why_blocked
 from deploy.plan import HostPlan, plan_host, reboot_due
 from deploy.reboot import DEADLINE_S, RebootFailed, reboot
-from deploy.stack import Blocked
 from deploy.steps import Reboot, Step, Wanted
 from deploy.supervise import explaining_log, run_command
 from deploy.survey import BadProbe, probe
@@ -32,44 +32,12 @@ FRESH_S = 10
 TAIL = 20
 """Lines of output that a failure shows."""
 
-Status = Literal[
-    "converged",
-    "unchanged",
-    "failed",
-    "busy",
-    "reboot-pending",
-    "blocked",
-    "locked",
-    "unreachable",
-    "interrupted",
-]
-
 
 class Consent(Model):
     """What the operator agreed to, for one host."""
 
     reboot: bool
     reboot_deadline_s: int = DEADLINE_S
-
-
-class Outcome(Model):
-    """How one host ended."""
-
-    host: str
-    status: Status
-    message: str
-    """What was found, wanted and can be done, in one sentence; "" when there is no need."""
-    changed: tuple[str, ...] = ()
-    """Titles of the steps that were executed, in order."""
-    rebooted: int = 0
-    remaining: tuple[str, ...] = ()
-    """What is still not as wanted."""
-    busy: tuple[str, ...] = ()
-    """Who uses the GPUs."""
-    tail: tuple[str, ...] = ()
-    """Last lines of the log that explains a failure."""
-    log: str = ""
-    """Path of the raw log on the controller, "" when no command ran."""
 
 
 class Reporter(Protocol):
@@ -94,12 +62,6 @@ class _Ended(Exception):  # noqa: N818 - carries a result out of nested calls
 def conforms(plan: HostPlan) -> bool:
     """Nothing is left to do on this host."""
     return not plan.steps and plan.reboot is None and plan.blocked is None
-
-
-def why_blocked(blocked: Blocked) -> str:
-    """One sentence for a blocked host, with what would unblock it."""
-    ways = f"; to unblock: {' or '.join(blocked.unblock)}" if blocked.unblock else ""
-    return f"{blocked.reason} ({blocked.rule}){ways}"
 
 
 def converge(

@@ -13,37 +13,41 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyinfra import logger
-from pyinfra.api import FunctionCommand, operation
+from pyinfra import context, logger
+from pyinfra.api.command import FunctionCommand
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.context import ctx_state
+from pyinfra.api.operation import operation
 
-from deploy.commands.apply import RUNS
-from deploy.converge import Consent, Outcome, converge
+from deploy.commands.apply import RUNS, make_wanted
+from deploy.commands.plan import make_plans
+from deploy.converge import Consent, converge
 from deploy.facts import NodeFacts
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.redact import Redactor, secrets_of
-from deploy.fleet.runs import Run
+from deploy.fleet.runs import Run, printable
 from deploy.fleet.transport import Connection, adopt_pyinfra
 from deploy.lock import Lock, lock_path, read_lock
 from deploy.locking import answers
+from deploy.outcome import Outcome
 from deploy.steps import Step, Wanted
 from deploy.survey import BadProbe, Survey, probe
-from deploy.wave import judge, make_wanted
+from deploy.wave import settle
 
 REBOOT_KEY = "gpufleet_reboot"
 """`pyinfra --data gpufleet_reboot=yes`: consent to reboot idle hosts that need it."""
 
 
+_state: Any = context.ctx_state
+
+
 @dataclass(frozen=True)
 class Decided:
-    """What is to be done with one host: converge it to `wanted`, or say why not, or nothing."""
+    """What is to be done with one host: converge it, or say why not, or nothing."""
 
-    wanted: Wanted | None
-    facts: NodeFacts | None
-    refused: str
-    steps: tuple[str, ...]
+    work: tuple[Wanted, NodeFacts] | None = None
+    refused: str = ""
+    steps: tuple[str, ...] = ()
 
 
 def decide(host: Any) -> Decided:
@@ -57,17 +61,19 @@ def decide(host: Any) -> Decided:
     try:
         facts = probe(adopt_pyinfra(host), ours.spec)
     except BadProbe as error:
-        return Decided(None, None, str(error), ())
+        return Decided(refused=str(error))
     alone = Fleet(fleet.name, fleet.path, {name: ours})
     found = Survey(facts={name: facts}, failed={}, connections={})
     solutions = answers(alone, found, lock)
-    outcomes, plans = judge(alone, found, solutions)
+    plans = make_plans(alone, found, solutions)
+    outcomes = settle(alone, found, plans)
     if name in outcomes:
-        return Decided(None, None, outcomes[name].message, ())
+        return Decided(refused=printable(outcomes[name].message))
     plan = plans[name]
     steps = [f"{step.layer}: {step.title} ({step.why})" for step in plan.steps]
     steps += [f"reboot: {plan.reboot.why}"] if plan.reboot else []
-    return Decided(make_wanted(alone, solutions, name), facts, "", tuple(steps))
+    work = (make_wanted(alone, solutions, name), facts)
+    return Decided(work=work, steps=tuple(map(printable, steps)))
 
 
 @operation()
@@ -79,7 +85,7 @@ def converge_to_lock(wanted: Wanted, facts: NodeFacts):  # type: ignore[no-untyp
 @operation()
 def refuse(message: str):  # type: ignore[no-untyped-def]
     """Fail this host with a reason; changes nothing, and `--dry` shows no change."""
-    if ctx_state.get().is_executing:
+    if _state.get().is_executing:
         yield FunctionCommand(_refuse, (message,), {})
 
 
@@ -147,13 +153,13 @@ class _Log:
 @cache
 def _inputs() -> tuple[Fleet, Lock]:
     """Inventory and lock of this pyinfra run, read once. Raises PyinfraError."""
-    state = ctx_state.get()
+    state = _state.get()
     try:
         path = _inventory_path()
         try:
             fleet = read_inventory(path)
         finally:
-            ctx_state.set(state)  # reading runs pyinfra's loader, which sets a state of its own
+            _state.set(state)  # reading runs pyinfra's loader, which sets a state of its own
         beside = lock_path(Path(path))
         lock = read_lock(beside)
         if lock is None:
@@ -161,13 +167,15 @@ def _inputs() -> tuple[Fleet, Lock]:
             raise WrongInput([Fault(str(beside), "", fault)])
     except WrongInput as error:
         lines = "\n    ".join(map(str, error.faults))
-        raise PyinfraError(f"{len(error.faults)} faults, nothing was run\n    {lines}") from None
+        count = len(error.faults)
+        plural = "s" * (count != 1)
+        raise PyinfraError(f"{count} fault{plural}, nothing was run\n    {lines}") from None
     return fleet, lock
 
 
 def _inventory_path() -> str:
     """The inventory argument of the pyinfra command line that runs us, by pyinfra's own parser."""
-    from pyinfra_cli.cli import cli
+    from pyinfra_cli.cli import cli  # type: ignore[import-untyped]
 
     parsed = cli.make_context("pyinfra", sys.argv[1:], resilient_parsing=True)
     folder = parsed.params.get("chdir")  # pyinfra has gone there before it reads the inventory
@@ -191,7 +199,7 @@ def _run() -> Run:
     """The run directory of this pyinfra run, made when the first host changes."""
     fleet, lock = _inputs()
     redact = Redactor(secret for host in fleet.hosts.values() for secret in secrets_of(host.data))
-    hosts = [host.name for host in ctx_state.get().inventory.get_active_hosts()]
+    hosts = [host.name for host in _state.get().inventory.get_active_hosts()]
     run = Run(
         RUNS,
         ["pyinfra", str(fleet.path), "deploy/site.py"],

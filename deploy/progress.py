@@ -13,7 +13,7 @@ from rich.text import Text
 from deploy.steps import Step
 
 if TYPE_CHECKING:
-    from deploy.converge import Outcome
+    from deploy.outcome import Outcome
 
 SHOWN = 24
 """Hosts with a line of their own on a terminal; the others are counted."""

@@ -14,17 +14,17 @@ from pathlib import Path
 if (root := str(Path(__file__).resolve().parent.parent)) not in sys.path:
     sys.path.insert(0, root)
 
-from pyinfra import host, logger  # noqa: E402
+from pyinfra import logger
+from pyinfra.context import host
 
-from deploy.native import converge_to_lock, decide, refuse  # noqa: E402
+from deploy.native import converge_to_lock, decide, refuse
 
 decided = decide(host)
 for step in decided.steps:
     host.log(step)
-if decided.wanted is not None:
-    converge_to_lock(
-        name="Bring hosts to their locked stacks", wanted=decided.wanted, facts=decided.facts
-    )
+if decided.work is not None:
+    wanted, facts = decided.work
+    converge_to_lock(name="Bring hosts to their locked stacks", wanted=wanted, facts=facts)
 elif decided.refused:
     host.log(decided.refused, log_func=logger.error)
     refuse(name="Hosts that cannot be brought to their stacks", message=decided.refused)

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from deploy.converge import Consent, Outcome, conforms, converge, why_blocked
+from deploy.converge import Consent, conforms, converge
 from deploy.facts import NodeFacts
 from deploy.fleet.inventory import Fleet, Host
 from deploy.fleet.runs import Run, printable
 from deploy.fleet.transport import Connection, Unreachable, connect, on_each
-from deploy.plan import HostPlan, plan_host
+from deploy.outcome import Outcome, why_blocked
+from deploy.plan import HostPlan
 from deploy.progress import Progress
-from deploy.stack import Solution
 from deploy.steps import Wanted
 from deploy.survey import Survey
 
@@ -35,35 +35,20 @@ class Work:
     consent: Consent
 
 
-def make_wanted(fleet: Fleet, solutions: Mapping[str, Solution], name: str) -> Wanted:
-    stack = solutions[name].stack
-    if stack is None:
-        raise AssertionError(f"{name} has no stack")
-    return Wanted(host=name, spec=fleet.hosts[name].spec, stack=stack)
-
-
-def judge(
-    fleet: Fleet, found: Survey, solutions: Mapping[str, Solution]
-) -> tuple[dict[str, Outcome], dict[str, HostPlan]]:
-    """Outcomes of the hosts that need no visit, and the plans of all that could be planned."""
+def settle(fleet: Fleet, found: Survey, plans: Mapping[str, HostPlan]) -> dict[str, Outcome]:
+    """Outcomes of the hosts that are not visited; hosts with something to do are left out."""
     outcomes: dict[str, Outcome] = {}
-    plans: dict[str, HostPlan] = {}
     for name in fleet.hosts:
         if name in found.failed:
-            message = found.failed[name]
+            message = printable(found.failed[name])
             outcomes[name] = Outcome(host=name, status="unreachable", message=message)
-        elif (blocked := solutions[name].blocked) is not None:
-            outcomes[name] = Outcome(host=name, status="blocked", message=why_blocked(blocked))
-        else:
-            plans[name] = plan_host(make_wanted(fleet, solutions, name), found.facts[name])
-            settled = _settled(plans[name])
-            if settled is not None:
-                outcomes[name] = settled
-    return outcomes, plans
+        elif (outcome := _settled(plans[name])) is not None:
+            outcomes[name] = outcome
+    return outcomes
 
 
 def _settled(plan: HostPlan) -> Outcome | None:
-    """The outcome of a host that is not visited, None for one that is."""
+    """The outcome of a host with nothing to do now, None for one that is to change."""
     if plan.blocked is not None:
         return Outcome(host=plan.host, status="blocked", message=why_blocked(plan.blocked))
     if conforms(plan):
@@ -101,10 +86,11 @@ def run_wave(
                 return fresh
 
             first = opened.get(host.name)
-            if first is None:
-                first = again()
-            else:
+            if first is not None:
                 connections.callback(first.close)
+            # While somebody thought about their consent it may have been cut.
+            if first is None or not first.run("true", timeout_s=10).ok:
+                first = again()
             return converge(
                 first,
                 task.wanted,

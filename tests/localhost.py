@@ -29,13 +29,16 @@ root={root}
 echo "$(cat $root/boot_id)" >>$root/reboots
 [ -e $root/refuse-reboot ] && {{ echo "Call to Reboot failed: refused"; exit 1; }}
 [ -e $root/ignore-reboot ] && exit 0
-touch $root/down
-[ -e $root/stay-down ] && exit 0
-[ -x $root/on-boot ] && $root/on-boot
-cp $root/next-boot-id $root/boot_id
-cat /proc/sys/kernel/random/uuid >$root/next-boot-id
-rm -rf $root/run/gpufleet $root/run/gpufleet.lock
-rm -f $root/down
+(
+    sleep "$(cat $root/shutdown-seconds)"
+    touch $root/down
+    [ -e $root/stay-down ] && exit 0
+    [ -x $root/on-boot ] && $root/on-boot
+    rm -rf $root/run/gpufleet $root/run/gpufleet.lock
+    cp $root/next-boot-id $root/boot_id
+    cat /proc/sys/kernel/random/uuid >$root/next-boot-id
+    rm -f $root/down
+) </dev/null >/dev/null 2>&1 &
 """
 
 
@@ -56,6 +59,7 @@ class LocalHost:
             (root / part).mkdir(parents=True)
         (root / "boot_id").write_text(f"{uuid.uuid4()}\n")
         (root / "next-boot-id").write_text(f"{uuid.uuid4()}\n")
+        (root / "shutdown-seconds").write_text("0\n")
         systemctl = root / "bin/systemctl"
         systemctl.write_text(_SYSTEMCTL.format(root=shlex.quote(str(root))))
         systemctl.chmod(0o755)

@@ -9,10 +9,11 @@ import pytest
 
 import deploy.converge
 import deploy.reboot
-from deploy.converge import Consent, Outcome, converge
+from deploy.converge import Consent, converge
 from deploy.fleet.hostlock import Owner, host_lock
 from deploy.fleet.redact import Redactor
 from deploy.fleet.runs import Run
+from deploy.outcome import Outcome
 from deploy.steps import Command, Reboot, Step
 from tests import staged
 from tests.localhost import LocalConnection, LocalHost

@@ -1,34 +1,36 @@
 """Bring hosts to their locked stacks; a second run changes nothing."""
 
 import argparse
-import json
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from deploy.converge import Consent, Outcome
+from rich.console import Console
+from rich.text import Text
+
+from deploy.commands.plan import make_plans
+from deploy.converge import Consent
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.names import fold
 from deploy.fleet.redact import Redactor, secrets_of
-from deploy.fleet.runs import Run, printable
+from deploy.fleet.runs import Run
 from deploy.lock import Lock, lock_path, read_lock, write_lock
 from deploy.locking import answers, new_lock
+from deploy.outcome import exit_code, show, write_json
 from deploy.plan import HostPlan
 from deploy.progress import Progress, looking
 from deploy.reboot import DEADLINE_S
+from deploy.show_plan import View, render
 from deploy.stack import Solution
+from deploy.steps import Wanted
 from deploy.survey import Survey, survey
-from deploy.wave import Work, judge, make_wanted, run_wave
+from deploy.wave import Work, run_wave, settle
 
 RUNS = Path("runs")
 NO_GATE = "one wave; no verification gate ran"
-
-FAILED = {"failed", "blocked", "locked"}
-NOT_DONE = {"busy", "reboot-pending", "unreachable", "interrupted"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,23 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    say = sys.stderr if arguments.json == "-" else sys.stdout
+    terminal = sys.stdin.isatty() and say.isatty()
     check(arguments, terminal)
     fleet = read_inventory(arguments.inventory)
     wave = fleet.limit(arguments.limit) if arguments.limit else fleet
     path = lock_path(Path(arguments.inventory))
     lock = read_lock(path)
-    say = sys.stderr if arguments.json == "-" else sys.stdout
-
-    redact = Redactor(secret for host in fleet.hosts.values() for secret in secrets_of(host.data))
-    record = Run(
-        RUNS,
-        ["gpufleet", "apply", *command_line(arguments)],
-        inventory=arguments.inventory,
-        hosts=wave.hosts,
-        redact=redact,
-    )
-    exit_code = None
+    record = begin("apply", command_line(arguments), fleet, wave)
+    code = None
     try:
         # A lock is always of the whole fleet; so is the look at it that makes one.
         with looking(say) as progress:
@@ -81,17 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
             lock = make_lock(fleet, solutions, path, say)
         if lock is not None:
             record.locked_to(lock.digest)
-        outcomes, plans = judge(wave, found, solutions)
+        plans = make_plans(wave, found, solutions)
+        outcomes = settle(wave, found, plans)
         for outcome in outcomes.values():
             record.result(outcome.host, outcome.status, message=outcome.message)
-        summary(wave, plans, outcomes, say)
+        preview(wave, found, plans, path if lock else None, say)
         todo = {name: plan for name, plan in plans.items() if name not in outcomes}
         if todo:
             consents = ask(todo, arguments, terminal, say)
             if consents is None:
                 print("nothing was changed", file=say)
-                exit_code = exits.NOT_LOOKED_AT
-                return exit_code
+                code = exits.NOT_LOOKED_AT
+                return code
             work = [
                 Work(
                     wave.hosts[name], make_wanted(wave, solutions, name), found.facts[name], consent
@@ -107,13 +102,16 @@ def run(arguments: argparse.Namespace) -> int:
                     raise
         else:
             close(found)
-        exit_code = result_code(outcomes)
-        show(outcomes, arguments.inventory, record, say)
+        code = exit_code(outcomes)
+        show(outcomes, f"gpufleet apply {arguments.inventory}", record, NO_GATE, say)
         if arguments.json:
-            write_json(arguments.json, document(outcomes, record, lock, exit_code))
-        return exit_code
+            write_json(arguments.json, outcomes, record, lock.digest if lock else "", code)
+        return code
+    except WrongInput:
+        code = exits.WRONG_INPUT
+        raise
     finally:
-        record.end(exit_code, "interrupted" if exit_code is None else "finished")
+        record.end(code, "interrupted" if code is None else "finished")
 
 
 def check(arguments: argparse.Namespace, terminal: bool) -> None:
@@ -136,8 +134,27 @@ def check(arguments: argparse.Namespace, terminal: bool) -> None:
                 f"found {arguments.reboot_timeout}: wanted 10 to 86400 seconds",
             )
         )
+    target = arguments.json
+    if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
+        faults.append(Fault("apply", "--json", f"found {target}: its folder does not exist"))
     if faults:
         raise WrongInput(faults)
+
+
+def begin(command: str, words: list[str], fleet: Fleet, wave: Fleet) -> Run:
+    """The run directory below the current folder. Raises WrongInput when it cannot be made."""
+    redact = Redactor(secret for host in fleet.hosts.values() for secret in secrets_of(host.data))
+    try:
+        return Run(
+            RUNS,
+            ["gpufleet", command, *words],
+            inventory=str(fleet.path),
+            hosts=wave.hosts,
+            redact=redact,
+        )
+    except OSError as error:
+        why = f"cannot be written ({error.strerror}): run gpufleet in a folder of yours"
+        raise WrongInput([Fault(str(RUNS.absolute()), "", why)]) from None
 
 
 def command_line(arguments: argparse.Namespace) -> list[str]:
@@ -162,47 +179,30 @@ def make_lock(
     return lock
 
 
-def summary(
-    fleet: Fleet, plans: Mapping[str, HostPlan], outcomes: Mapping[str, Outcome], say: TextIO
+def make_wanted(fleet: Fleet, solutions: Mapping[str, Solution], name: str) -> Wanted:
+    stack = solutions[name].stack
+    if stack is None:
+        raise AssertionError(f"{name} has a plan and no stack")
+    return Wanted(host=name, spec=fleet.hosts[name].spec, stack=stack)
+
+
+def preview(
+    fleet: Fleet, found: Survey, plans: Mapping[str, HostPlan], lock: Path | None, say: TextIO
 ) -> None:
-    """What will happen, before anybody is asked."""
-    todo = [name for name in plans if name not in outcomes]
-    count = Counter(outcome.status for outcome in outcomes.values())
-    reboots = [name for name in todo if plans[name].reboot and not plans[name].busy]
-    parts = [f"{count['unchanged']} as wanted", f"{len(todo)} to change"]
-    parts += [f"{len(reboots)} of them with a reboot"] * bool(reboots)
-    parts += [
-        f"{count[status]} {status}"
-        for status in ("busy", "blocked", "unreachable")
-        if count[status]
-    ]
-    print(f"{fleet.name}: {len(fleet.hosts)} hosts: {', '.join(parts)}", file=say)
-    for steps, names in _alike(plans, todo).items():
-        print(f"  {fold(names)}", file=say)
-        for step in steps:
-            print(f"    {step}", file=say)
-    download = sum(plans[name].download for name in todo)
-    if download:
-        print(f"  about {download / 1e9:.1f} GB to fetch over all hosts", file=say)
-    for name in todo:
-        if plans[name].busy:
-            print(
-                f"  {name} is in use by {', '.join(plans[name].busy)}: "
-                "what would disturb them is left out",
-                file=say,
-            )
-    print(f"  {NO_GATE}", file=say)
-
-
-def _alike(plans: Mapping[str, HostPlan], names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
-    """Hosts with equal steps, together."""
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for name in names:
-        plan = plans[name]
-        lines = [f"{step.layer}: {step.title} ({step.why})" for step in plan.steps]
-        lines += [f"reboot: {plan.reboot.why}"] if plan.reboot else []
-        alike.setdefault(tuple(map(printable, lines)), []).append(name)
-    return alike
+    """What will happen, as `gpufleet plan` shows it, before anybody is asked."""
+    view = View(
+        fleet=fleet.name,
+        inventory=str(fleet.path),
+        lock=str(lock) if lock else "",
+        stacks=0,
+        plans=plans,
+        unreachable={name: found.failed[name] for name in fleet.hosts if name in found.failed},
+        notes={},
+    )
+    console = Console(file=say)
+    for style, text in render(view)[:-1]:  # its last line names the next command: this one
+        console.print(Text(text, style=style), soft_wrap=True, highlight=False)
+    print(NO_GATE, file=say)
 
 
 def ask(
@@ -248,47 +248,3 @@ def interrupted(shown: Progress, record: Run, say: TextIO) -> None:
         f"afresh and goes on\n  record: {record.directory}",
         file=say,
     )
-
-
-def result_code(outcomes: Mapping[str, Outcome]) -> int:
-    statuses = {outcome.status for outcome in outcomes.values()}
-    if statuses & FAILED:
-        return exits.FAILED
-    return exits.NOT_LOOKED_AT if statuses & NOT_DONE else exits.OK
-
-
-def show(outcomes: Mapping[str, Outcome], inventory: str, record: Run, say: TextIO) -> None:
-    """The end of a run: what failed and why, then one line."""
-    for outcome in outcomes.values():
-        if outcome.status in FAILED | NOT_DONE:
-            print(f"\n{outcome.host}: {outcome.status}: {outcome.message}", file=say)
-            for line in outcome.tail:
-                print(f"    {line}", file=say)
-            if outcome.log:
-                print(f"  raw log: {outcome.log}", file=say)
-            print(f"  next: gpufleet apply {inventory} --limit {outcome.host}", file=say)
-    changes = sum(len(outcome.changed) + outcome.rebooted for outcome in outcomes.values())
-    count = Counter(outcome.status for outcome in outcomes.values())
-    parts = ", ".join(f"{number} {status}" for status, number in sorted(count.items()))
-    print(f"{changes} changes; {parts}; {NO_GATE}; record: {record.directory}", file=say)
-
-
-def document(
-    outcomes: Mapping[str, Outcome], record: Run, lock: Lock | None, exit_code: int
-) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "run": str(record.directory),
-        "lock": lock.digest if lock else "",
-        "gate": None,
-        "exit": exit_code,
-        "hosts": {name: outcome.model_dump(mode="json") for name, outcome in outcomes.items()},
-    }
-
-
-def write_json(target: str, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        Path(target).write_text(text, encoding="utf-8")
