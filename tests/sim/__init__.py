@@ -5,18 +5,12 @@ Simulated: PCI devices, kernel modules, NVML and the contents of the vendor's pa
 Nodes are systemd-nspawn containers on overlayfs; they share the machine's kernel.
 """
 
-PACKAGES = (
-    "debootstrap",
-    "systemd-container",
-    "iptables",
-    "iproute2",
-    "util-linux",
-    "openssh-client",
-    "dpkg-dev",
-    "apt-utils",
-    "gpg",
-    "gcc",
-    "libc6-dev",
-    "kmod",
+from tests.sim.vendor import PACKAGES as _VENDOR_PACKAGES
+
+PACKAGES = sorted(
+    {
+        *("debootstrap", "debian-archive-keyring", "systemd-container", "iptables", "iproute2"),
+        *("util-linux", "openssh-client", *_VENDOR_PACKAGES),
+    }
 )
 """Debian packages that the machine needs to run a simulated fleet (set-up installs them)."""
