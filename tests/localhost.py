@@ -6,6 +6,7 @@ Only what a directory cannot do is stood in for: `systemctl` (knows `reboot` and
 """
 
 import os
+import re
 import shlex
 import subprocess
 import threading
@@ -16,7 +17,10 @@ from pathlib import Path
 
 from deploy.fleet.conversation import Result
 
-MOVED = ("/run/gpufleet", "/var/lib/gpufleet", "/opt/gpufleet", "/etc/gpufleet")
+MOVED = re.compile(
+    r"(?<![\w.])(/run/gpufleet|/var/lib/gpufleet|/opt/gpufleet|/etc/|/usr/share/keyrings"
+    r"|/(usr/local/lib|usr/lib|lib|run)/modprobe\.d)"
+)
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 _SYSTEMCTL = """#!/bin/sh
@@ -55,7 +59,7 @@ class LocalHost:
         self.commands: list[str] = []
         if (root / "boot_id").exists():
             return
-        for part in ("run", "var/lib", "opt", "etc", "bin"):
+        for part in ("run", "var/lib", "opt", "etc", "bin", "usr/share"):
             (root / part).mkdir(parents=True)
         (root / "boot_id").write_text(f"{uuid.uuid4()}\n")
         (root / "next-boot-id").write_text(f"{uuid.uuid4()}\n")
@@ -65,8 +69,7 @@ class LocalHost:
         systemctl.chmod(0o755)
 
     def moved(self, command: str) -> str:
-        for path in MOVED:
-            command = command.replace(path, f"{self.root}{path}")
+        command = MOVED.sub(lambda found: f"{self.root}{found[0]}", command)
         return command.replace(BOOT_ID, f"{self.root}/boot_id")
 
     @property

@@ -213,11 +213,11 @@ def ask(
     A reboot that was asked for on a terminal covers the hosts that were shown; `--reboot` covers
     every host of the run.
     """
-    if not arguments.yes and not _yes(f"Change {fold(todo)}?", say):
+    if not arguments.yes and not yes(f"Change {fold(todo)}?", say):
         return None
     shown = [name for name, plan in todo.items() if plan.reboot and not plan.busy]
     if arguments.reboot is None and terminal and not arguments.yes and shown:
-        agreed = set(shown) if _yes(f"Reboot {fold(shown)} when it is due?", say) else set()
+        agreed = set(shown) if yes(f"Reboot {fold(shown)} when it is due?", say) else set()
     else:
         agreed = set(todo) if arguments.reboot else set()
         if arguments.reboot is None and shown:
@@ -228,7 +228,8 @@ def ask(
     }
 
 
-def _yes(question: str, say: TextIO) -> bool:
+def yes(question: str, say: TextIO) -> bool:
+    """Ask on the terminal; anything but y or yes means no."""
     print(f"{question} [y/N] ", end="", file=say, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
