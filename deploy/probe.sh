@@ -171,7 +171,13 @@ part_candidates() {
         done
     ) $(dpkg-query -W -f '${db:Status-Abbrev}\t${Package}\n' | awk -F '\t' '
         substr($1, 2, 1) !~ /[nc]/ && $2 ~ /nvidia|cuda|cudnn|nccl|datacenter-gpu/ { print $2 }')
-    apt-cache policy -- "$@" | sed 's/^/policy /'
+    # apt would write its caches when they are out of date. Without the package cache it writes
+    # nothing and still reads the (large) source cache, as long as that one is newer than its input.
+    sources=/var/cache/apt/srcpkgcache.bin
+    [ -f "$sources" ] && [ -z "$(find /var/lib/apt/lists /etc/apt -newer "$sources" \
+        ! -name lock ! -name partial -print 2>/dev/null | head -n 1)" ] || sources=
+    apt-cache -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="$sources" policy -- "$@" |
+        sed 's/^/policy /'
 }
 
 part_apt() {

@@ -1,52 +1,82 @@
-"""Show what is on hosts: one read-only probe each, identical hosts folded."""
+"""Show what is on hosts: one read-only probe each, identical hosts folded.
+
+Needs no inventory (-w gpu[001-004]) and no root on the hosts; what only root can see is then named
+as unknown. Nothing is written on any host. Exit codes: 0 every host was looked at, 2 wrong input,
+4 at least one host could not be looked at.
+"""
 
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, named_hosts, read_inventory
-from deploy.survey import survey
+from deploy.show_facts import show_facts
+from deploy.survey import Survey, survey
+from deploy.waiting import Waiting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inventory", nargs="?", help="a pyinfra inventory file")
     parser.add_argument("-w", dest="nodes", metavar="NODESET", help="hosts without an inventory")
-    parser.add_argument("--limit", metavar="HOSTS", help="node sets, groups or globs")
+    parser.add_argument(
+        "--limit", metavar="HOSTS", help="only these: node sets, groups or globs, by commas"
+    )
     parser.add_argument("-l", "--user", help="login name, with -w")
     parser.add_argument("--ssh-config", metavar="FILE", help="OpenSSH configuration, with -w")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="facts as JSON")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="facts as JSON, to a file or stdout"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    fleet = _fleet(arguments)
-    found = survey(fleet)
+    fleet = chosen_fleet(arguments)
+    started = time.monotonic()
+    with Waiting("probing", sys.stderr) as waiting:
+        found = survey(fleet, progress=waiting)
+    if arguments.json is not None:
+        _write_json(found, arguments.json)
+    if arguments.json != "-":
+        facts = {name: found.facts[name] for name in fleet.hosts if name in found.facts}
+        failed = {name: found.failed[name] for name in fleet.hosts if name in found.failed}
+        show_facts(facts, failed, time.monotonic() - started, sys.stdout)
+    return exits.NOT_LOOKED_AT if found.failed else exits.OK
+
+
+def chosen_fleet(arguments: argparse.Namespace) -> Fleet:
+    """The fleet that the options name. Raises WrongInput."""
+    if bool(arguments.inventory) == bool(arguments.nodes):
+        raise WrongInput(
+            [Fault("facts", "", "wanted an inventory file or -w NODESET, one of them")]
+        )
+    given = {"ssh_user": arguments.user, "ssh_config_file": arguments.ssh_config}
+    given = {key: value for key, value in given.items() if value}
+    if arguments.nodes:
+        if (config := arguments.ssh_config) and not Path(config).expanduser().is_file():
+            raise WrongInput([Fault("--ssh-config", config, "is no file")])
+        fleet = named_hosts(arguments.nodes, given)
+    elif given:
+        raise WrongInput(
+            [Fault("facts", key, "goes with -w only: set it in the inventory") for key in given]
+        )
+    else:
+        fleet = read_inventory(arguments.inventory)
+    return fleet.limit(arguments.limit) if arguments.limit is not None else fleet
+
+
+def _write_json(found: Survey, place: str) -> None:
     document = {
         "facts": {name: facts.model_dump(mode="json") for name, facts in found.facts.items()},
         "failed": found.failed,
     }
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
-    if arguments.json in (None, "-"):
+    if place == "-":
         sys.stdout.write(text)
-    else:
-        Path(arguments.json).write_text(text)
-    return exits.NOT_LOOKED_AT if found.failed else exits.OK
-
-
-def _fleet(arguments: argparse.Namespace) -> Fleet:
-    if bool(arguments.inventory) == bool(arguments.nodes):
-        raise WrongInput(
-            [Fault("facts", "", "wanted an inventory file or -w NODESET, one of them")]
-        )
-    if arguments.inventory:
-        for option in ("user", "ssh_config"):
-            if getattr(arguments, option):
-                name = option.replace("_", "-")
-                raise WrongInput([Fault(f"--{name}", "", "goes with -w; set it in the inventory")])
-        fleet = read_inventory(arguments.inventory)
-    else:
-        given = {"ssh_user": arguments.user, "ssh_config_file": arguments.ssh_config}
-        fleet = named_hosts(arguments.nodes, {key: v for key, v in given.items() if v})
-    return fleet.limit(arguments.limit) if arguments.limit is not None else fleet
+        return
+    try:
+        Path(place).write_text(text)
+    except OSError as error:
+        raise WrongInput([Fault("--json", place, f"cannot be written: {error.strerror}")]) from None
