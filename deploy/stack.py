@@ -77,6 +77,8 @@ class TorchEnvironment(Model):
     find_links: tuple[str, ...]
     requirements: tuple[str, ...]
     """`name==version --hash=sha256:... [--hash=...]`, one per distribution, sorted."""
+    size: int = 0
+    """Download size of all wheels in bytes, as far as the indexes tell it."""
 
 
 class Stack(Model):

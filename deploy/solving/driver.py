@@ -84,10 +84,9 @@ def _stays(spec: NodeSpec, seen: Situation, standing: Standing, catalogue: Catal
     if standing.loaded:
         return True
     branch = numbers(standing.version)[0]
-    limits = [limit for limit in _limits(seen, catalogue)]
     return (
         standing.flavour in _flavours(seen, catalogue)
-        and all(low <= branch <= high for low, high, _ in limits)
+        and all(low <= branch <= high for low, high, _ in limits(seen, catalogue))
         and (standing.flavour != "closed" or branch <= catalogue.closed_last.branch)
     )
 
@@ -176,7 +175,7 @@ def _vendors_own(packages: Packages, available: Available) -> bool:
     return all(available.offer(name, pin.version) for name, pin in packages.items())
 
 
-def _limits(seen: Situation, catalogue: Catalogue) -> list[tuple[int, int, str]]:
+def limits(seen: Situation, catalogue: Catalogue) -> list[tuple[int, int, str]]:
     """First and last branch by architecture, with the words for it."""
     found = []
     for kind in seen.kinds(catalogue):
@@ -204,13 +203,13 @@ def _fresh(
     flavour = _flavour(spec, seen, catalogue)
     names = seen.row(catalogue).packages
     module = names.module(flavour)
-    limits = _limits(seen, catalogue)
+    served = limits(seen, catalogue)
     refused: list[Refused] = []
     for full in _ordered(spec, available.versions(module), catalogue):
         version = upstream(full)
         branch = numbers(version)[0]
         try:
-            _allowed(branch, flavour, limits, seen, catalogue)
+            _allowed(branch, flavour, served, seen, catalogue)
             packages = pins(
                 available.closure(
                     {module: full, **_newest(names.driver, version, available)}, version
@@ -238,7 +237,7 @@ def _fresh(
         if spec.driver_modules is None and flavour == "closed":
             warnings.append("only closed modules work here: the vendor ends them after branch 610")
         return Chosen(driver, fabric, version, reasons, tuple(warnings))
-    raise refused[0] if refused else _nothing(spec, seen, catalogue, available, module, limits)
+    raise refused[0] if refused else _nothing(spec, seen, catalogue, available, module, served)
 
 
 def _flavour(spec: NodeSpec, seen: Situation, catalogue: Catalogue) -> Flavour:
@@ -308,11 +307,11 @@ def _taken(policy: str, row: Branch) -> bool:
 def _allowed(
     branch: int,
     flavour: Flavour,
-    limits: list[tuple[int, int, str]],
+    served: list[tuple[int, int, str]],
     seen: Situation,
     catalogue: Catalogue,
 ) -> None:
-    for low, high, words in limits:
+    for low, high, words in served:
         if not low <= branch <= high:
             raise Refused(
                 "driver-hardware",
@@ -326,11 +325,13 @@ def _allowed(
             f"branch {branch} has no closed modules (the last with them is {last.branch})",
             source=catalogue.source("drivers", last.source),
         )
-    if seen.secure_boot not in ("disabled", "no-efi"):
-        _secure_boot(seen)
+    refuse_secure_boot(seen)
 
 
-def _secure_boot(seen: Situation) -> None:
+def refuse_secure_boot(seen: Situation) -> None:
+    """Raises Refused where the kernel would not load a module that is built on the host."""
+    if seen.secure_boot in ("disabled", "no-efi"):
+        return
     if seen.secure_boot == "enabled":
         raise Refused(
             "secure-boot",
@@ -433,11 +434,11 @@ def _nothing(
     catalogue: Catalogue,
     available: Available,
     module: str,
-    limits: list[tuple[int, int, str]],
+    served: list[tuple[int, int, str]],
 ) -> Refused:
     """No offered version is even to be looked at: by wish, or by policy."""
     had = [upstream(full) for full in available.versions(module)]
-    for low, high, words in limits:
+    for low, high, words in served:
         if spec.driver and not low <= numbers(spec.driver)[0] <= high:
             return Refused(
                 "driver-hardware",

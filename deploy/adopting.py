@@ -1,0 +1,208 @@
+"""A stack from what is installed and works on a host, without asking any repository. Pure."""
+
+from deploy.catalog.models import Catalogue, numbers
+from deploy.facts import NodeFacts
+from deploy.fleet.spec import NONE, NodeSpec
+from deploy.lock import Lock
+from deploy.solving.driver import matches
+from deploy.solving.offers import upstream
+from deploy.solving.refusal import Refused, listed
+from deploy.solving.situation import Situation, situation
+from deploy.stack import Component, Driver, PackagePin, Packages, Reason, Solution, Stack
+from deploy.stack import TorchEnvironment as Environment
+
+SOURCE = "adopt: what is installed and works"
+
+
+def adopt(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue, old: Lock | None) -> Solution:
+    """What stands, as a stack; Blocked when the driver does not work or a wish says otherwise."""
+    try:
+        seen = situation(spec, facts, catalogue)
+        stack = _stack(spec, seen, facts, catalogue, old)
+        _answers(spec, stack)
+    except Refused as refused:
+        blocked = refused.of(facts.host)
+        return Solution(host=facts.host, stack=None, blocked=blocked, reasons=(), warnings=())
+    reason = Reason(part="driver", choice="as installed", because="it works", source=SOURCE)
+    return Solution(host=facts.host, stack=stack, blocked=None, reasons=(reason,), warnings=())
+
+
+def _stack(
+    spec: NodeSpec, seen: Situation, facts: NodeFacts, catalogue: Catalogue, old: Lock | None
+) -> Stack:
+    installed = dict(seen.installed)
+    driver = fabric = None
+    if seen.gpus and spec.driver != NONE:
+        driver = _driver(seen, facts, catalogue, installed)
+        fabric = _fabric(seen, driver, catalogue, installed)
+    cuda = _toolkit(spec, seen, facts, catalogue, installed)
+    return Stack(
+        distribution=seen.distribution,
+        arch=seen.machine,
+        repository=None,
+        driver=driver,
+        fabric=fabric,
+        cuda=cuda,
+        cudnn=_library("cudnn", spec.cudnn, seen, catalogue, installed, cuda),
+        nccl=_library("nccl", spec.nccl, seen, catalogue, installed, cuda),
+        environment=_environment(facts, old),
+    )
+
+
+def _refuse(what: str, *unblock: str) -> Refused:
+    return Refused("driver-not-working", what, source=SOURCE, unblock=unblock)
+
+
+def _driver(
+    seen: Situation, facts: NodeFacts, catalogue: Catalogue, installed: dict[str, str]
+) -> Driver:
+    standing = seen.driver
+    lock = "gpufleet lock solves a new one"
+    if standing is None or not standing.loaded:
+        has = f"driver {standing.version} is installed, but" if standing else "no driver stands:"
+        raise _refuse(f"{has} no nvidia module is loaded", lock)
+    if standing.loaded != standing.version:
+        raise _refuse(
+            f"driver {standing.loaded} is loaded, {standing.version} is installed",
+            "reboot the host, then adopt again",
+        )
+    ids = {gpu.device for gpu in seen.gpus}
+    unbound = [
+        device.slot
+        for device in facts.pci or ()
+        if device.device in ids and device.driver != "nvidia"
+    ]
+    if unbound:
+        raise _refuse(f"the loaded driver serves not all GPUs: {listed(sorted(unbound))}", lock)
+    if standing.flavour is None:
+        raise _refuse("whether its modules are open or closed could not be read")
+    if not standing.packages:
+        raise _refuse(f"no installed package has the version of the driver, {standing.version}")
+    names = seen.row(catalogue).packages
+    branch = numbers(standing.version)[0]
+    pinning = names.pinning.format(branch=branch)
+    apart = (*names.fabric_nvlink5, pinning)
+    return Driver(
+        branch=str(branch),
+        version=standing.version,
+        flavour=standing.flavour,
+        pinning=_pins(installed, [pinning]),
+        packages=_pins(installed, [name for name, _ in standing.packages if name not in apart]),
+    )
+
+
+def _fabric(
+    seen: Situation, driver: Driver, catalogue: Catalogue, installed: dict[str, str]
+) -> Component | None:
+    boards = {gpu.fabric for gpu in seen.gpus} - {""}
+    if not seen.nvswitches and not boards:
+        return None
+    names = seen.row(catalogue).packages
+    wanted = names.fabric_nvlink5 if boards else names.fabric_nvswitch
+    manager = wanted[0]
+    found = upstream(installed.get(manager, ""))
+    if found != driver.version:
+        raise _refuse(
+            f"{manager} is {found or 'not installed'}, the driver {driver.version}: "
+            "NVLink switches need the same",
+            "gpufleet lock solves it",
+        )
+    return Component(version=found, packages=_pins(installed, list(wanted)))
+
+
+def _toolkit(
+    spec: NodeSpec,
+    seen: Situation,
+    facts: NodeFacts,
+    catalogue: Catalogue,
+    installed: dict[str, str],
+) -> Component | None:
+    if spec.cuda == NONE:
+        return None
+    templates = seen.row(catalogue).packages.cuda
+    had = [
+        row.release
+        for row in sorted(
+            catalogue.cuda_releases, key=lambda row: numbers(row.release), reverse=True
+        )
+        if all(name in installed for name in _named(templates, row.release))
+    ]
+    if not had:
+        return None
+    linked = [one for one in had if facts.cuda and facts.cuda.link.endswith(f"cuda-{one}")]
+    wished = [one for one in had if one == spec.cuda]
+    release = (wished or linked or had)[0]
+    suffix = "-" + release.replace(".", "-")
+    packages = _pins(installed, [name for name in installed if name.endswith(suffix)])
+    return Component(version=release, packages=packages)
+
+
+def _named(templates: tuple[str, ...], release: str) -> list[str]:
+    major, minor = numbers(release)
+    return [template.format(major=major, minor=minor) for template in templates]
+
+
+def _library(
+    part: str,
+    wish: str | None,
+    seen: Situation,
+    catalogue: Catalogue,
+    installed: dict[str, str],
+    cuda: Component | None,
+) -> Component | None:
+    """cuDNN or NCCL as installed, for the toolkit's CUDA major before any other."""
+    if wish == NONE:
+        return None
+    majors = sorted((row.major for row in catalogue.cuda_majors), reverse=True)
+    if cuda:
+        majors.insert(0, numbers(cuda.version)[0])
+    templates = getattr(seen.row(catalogue).packages, part)
+    for major in majors:
+        names = _named(templates, f"{major}.0")
+        if names[0] in installed:
+            version = upstream(installed[names[0]])
+            return Component(version=version, packages=_pins(installed, names))
+    return None
+
+
+def _environment(facts: NodeFacts, old: Lock | None) -> Environment | None:
+    """The environment that is current there, when a lock still knows how to build it."""
+    current = next((one.id for one in facts.environments or () if one.current), None)
+    for stack in old.stacks.values() if old and current else ():
+        if stack.environment and stack.environment.id == current:
+            return stack.environment
+    return None
+
+
+def _pins(installed: dict[str, str], names: list[str]) -> Packages:
+    return {
+        name: PackagePin(version=installed[name], size=0)
+        for name in sorted(names)
+        if name in installed
+    }
+
+
+def _answers(spec: NodeSpec, stack: Stack) -> None:
+    """Refused when the inventory asks for something else by name: a lock answers its inventory."""
+    found = {
+        "driver": stack.driver.version if stack.driver else None,
+        "cuda": stack.cuda.version if stack.cuda else None,
+        "cudnn": stack.cudnn.version if stack.cudnn else None,
+        "nccl": stack.nccl.version if stack.nccl else None,
+        "torch": stack.environment.torch if stack.environment else None,
+    }
+    differs = [
+        f"{key} {wish} is wished, {found[key] or 'none'} is installed"
+        for key in found
+        if (wish := getattr(spec, key)) not in (None, NONE) and not matches(found[key] or "", wish)
+    ]
+    flavour = stack.driver.flavour if stack.driver else None
+    if spec.driver_modules and flavour and spec.driver_modules != flavour:
+        differs.append(f"{spec.driver_modules} modules are wished, {flavour} ones are installed")
+    if differs:
+        raise Refused(
+            "wish-differs",
+            "; ".join(differs),
+            source="the inventory against the facts",
+            unblock=("take the wish out of the inventory, or: gpufleet lock",),
+        )

@@ -1,0 +1,103 @@
+# Which versions does a package repository offer? Asked through this host's apt, changing nothing
+# outside a temporary directory that is removed at the end. Needs no root. The controller puts
+# assignments of url, key_url, proxy and ca_bundle before this text.
+# Answer: a frame of lines between "gpufleet-available 1" and "gpufleet-available end".
+set -u
+LC_ALL=C
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL PATH
+unset APT_CONFIG
+umask 022
+
+echo "gpufleet-available 1"
+refuse() {
+    echo "failed $1"
+    [ -f "$work/log" ] && tail -c 4000 "$work/log" | tr -cd '\11\12\40-\176'
+    echo
+    echo "gpufleet-available end"
+    exit 0
+}
+work=
+work=$(mktemp -d "${TMPDIR:-/tmp}/gpufleet-available.XXXXXX") || refuse directory
+trap 'rm -rf "$work"' EXIT
+trap 'exit 143' HUP INT TERM
+chmod 711 "$work"
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/state"
+: >"$work/status"
+command -v apt-get >/dev/null || refuse apt
+
+# The host's own way to the network stays (proxies, timeouts); its sources, pins and hooks do not
+# count here.
+{
+    apt-config dump | grep '^Acquire::'
+    cat <<EOF
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::Etc::sourcelist "$work/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::Etc::trusted "/dev/null";
+Dir::Etc::trustedparts "/dev/null";
+Dir::State "$work/state";
+Dir::State::lists "$work/lists";
+Dir::State::status "$work/status";
+Dir::Cache "$work/cache";
+#clear Acquire::Languages;
+Acquire::Languages "none";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::Check-Valid-Until "true";
+Acquire::GzipIndexes "false";
+Acquire::PDiffs "false";
+Acquire::Retries "2";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+APT::Update::Error-Mode "any";
+EOF
+    if [ -n "$proxy" ]; then
+        echo "Acquire::http::Proxy \"$proxy\";"
+        echo "Acquire::https::Proxy \"$proxy\";"
+    fi
+    if [ -n "$ca_bundle" ]; then
+        echo "Acquire::https::CAInfo \"$ca_bundle\";"
+    fi
+} >"$work/apt.conf"
+APT_CONFIG=$work/apt.conf
+export APT_CONFIG
+
+if ! /usr/lib/apt/apt-helper download-file "$key_url" "$work/key" >"$work/log" 2>&1; then
+    refuse key
+fi
+size=$(wc -c <"$work/key")
+[ "$size" -le 65536 ] || { echo "$size bytes" >"$work/log"; refuse key-size; }
+# apt reads an armoured key under the name .asc and a binary one under .gpg.
+case $(head -c 5 "$work/key" | tr -d '\0') in
+    -----) key=$work/key.asc ;;
+    *) key=$work/key.gpg ;;
+esac
+mv "$work/key" "$key"
+chmod 644 "$key"
+echo "deb [signed-by=$key] $url/ /" >"$work/sources.list"
+
+apt-get -q update >"$work/log" 2>&1 || refuse update
+found=
+for file in "$work"/lists/*_Packages; do
+    [ -f "$file" ] && found=$file
+done
+[ -n "$found" ] || refuse update
+
+echo key
+base64 "$key"
+echo packages
+awk '
+    BEGIN {
+        n = split("Package Version Architecture Depends Pre-Depends Provides Conflicts Breaks Size", f)
+        for (i = 1; i <= n; i++) want[f[i]] = 1
+    }
+    /^$/ { print; keep = 0; next }
+    /^[^ \t]/ { keep = (substr($0, 1, index($0, ":") - 1) in want) }
+    keep
+' "$work"/lists/*_Packages | gzip -9 | base64
+echo "gpufleet-available end"

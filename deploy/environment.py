@@ -1,0 +1,176 @@
+"""Python environments, resolved by uv on the controller into requirements locked by hash.
+
+Only wheels for the host's platform are taken, so that nothing is ever built on a host, and only
+the hashes of wheels that fit there are kept. The places to look in are the inventory's and
+nobody else's: uv's own configuration and its index variables do not count.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+from uv import find_uv_bin
+
+from deploy.fleet.redact import Redactor
+from deploy.solve import EnvironmentWish
+from deploy.stack import TorchEnvironment
+
+TIMEOUT_S = 300
+"""For one call of uv: metadata of a few dozen packages, seconds on any working network."""
+
+UNREAD = re.compile(r"UV_(INDEX|DEFAULT_INDEX|EXTRA_INDEX|FIND_LINKS|NO_INDEX|CONFIG|PRERELEASE)")
+"""Variables that would change the answer behind the inventory's back."""
+
+OWN = ("id", "size", "hardware_build")
+"""Fields of an environment that do not decide what is built."""
+
+
+class Unresolved(Exception):  # noqa: N818 - an answer, not a fault
+    """uv found no environment for this wish; the message is its last lines."""
+
+
+class Resolver:
+    """Resolves each distinct wish once per run."""
+
+    def __init__(self) -> None:
+        self._found: dict[EnvironmentWish, TorchEnvironment | str] = {}
+
+    def __call__(self, wish: EnvironmentWish) -> TorchEnvironment | str:
+        """The environment, or why there is none."""
+        if wish not in self._found:
+            try:
+                self._found[wish] = resolve(wish)
+            except Unresolved as reason:
+                self._found[wish] = str(reason)
+        return self._found[wish]
+
+
+def resolve(wish: EnvironmentWish) -> TorchEnvironment:
+    """Ask uv for one environment. Raises Unresolved."""
+    reasons = []
+    for torch, torch_index in _attempts(wish):
+        try:
+            wheels = _compile([torch, *wish.requirements], wish, torch_index)
+            _is_wished(wish, wheels)
+            tool = _compile([f"uv=={version('uv')}"], wish, "")
+        except Unresolved as reason:
+            reasons.append(str(reason))
+            continue
+        environment = TorchEnvironment(
+            id="",
+            python=wish.python,
+            torch=wish.torch,
+            build=wish.build,
+            hardware_build=wish.hardware_build,
+            uv=version("uv"),
+            uv_hashes=tool["uv"].hashes,
+            index=wish.index,
+            torch_index=torch_index,
+            find_links=wish.find_links,
+            requirements=tuple(
+                f"{name}=={wheel.version} "
+                + " ".join(f"--hash={digest}" for digest in wheel.hashes)
+                for name, wheel in sorted(wheels.items())
+            ),
+            size=sum(wheel.size for wheel in wheels.values()),
+        )
+        return environment.model_copy(update={"id": environment_id(environment)})
+    raise Unresolved("; ".join(dict.fromkeys(reasons)))
+
+
+def environment_id(environment: TorchEnvironment) -> str:
+    """Digest of everything that decides what is built: equal environments have equal ids."""
+    content = environment.model_dump(mode="json", exclude=set(OWN))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _attempts(wish: EnvironmentWish) -> Iterator[tuple[str, str]]:
+    """Torch as a requirement, with the index to find it in: the inventory's own places first, the
+    vendor's index only when the inventory names no other."""
+    local = f"torch=={wish.torch}+{wish.build}"
+    if wish.torch_index:
+        yield local, wish.torch_index
+        return
+    if wish.find_links:
+        yield local, ""
+    if wish.pypi:
+        # A public version also matches every local one: a folder's CPU wheel must not win.
+        yield f"torch=={wish.torch},!={wish.torch}+cpu", ""
+    else:
+        yield local, wish.vendor_index
+
+
+class _Wheel:
+    """One distribution of a resolution: its version, and the wheels that fit the platform."""
+
+    def __init__(self, package: dict[str, Any]) -> None:
+        wheels = package.get("wheels") or []
+        self.version = str(package["version"])
+        self.hashes = tuple(sorted({f"sha256:{wheel['hashes']['sha256']}" for wheel in wheels}))
+        self.size = max((int(wheel.get("size", 0)) for wheel in wheels), default=0)
+
+
+def _compile(requirements: list[str], wish: EnvironmentWish, torch_index: str) -> dict[str, _Wheel]:
+    command = [
+        *(find_uv_bin(), "pip", "compile", "-", "--format", "pylock.toml"),
+        *("--no-config", "--no-python-downloads", "--no-header", "--no-annotate", "--quiet"),
+        *("--only-binary", ":all:", "--python-version", wish.python),
+        *("--python-platform", wish.platform),
+        # As pip does it: the newest of all places. Safe because every place is the inventory's,
+        # and what was found is locked by hash.
+        *("--index-strategy", "unsafe-best-match"),
+        *(word for place in wish.find_links for word in ("--find-links", place)),
+        *(("--index", torch_index) if torch_index else ()),
+        *(("--default-index", wish.index) if wish.index else ()),
+    ]
+    environment = {key: value for key, value in os.environ.items() if not UNREAD.match(key)}
+    with tempfile.TemporaryDirectory(prefix="gpufleet-uv-") as folder:
+        try:
+            done = subprocess.run(
+                command,
+                input="\n".join(requirements) + "\n",
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                cwd=folder,
+                env={**environment, "UV_SYSTEM_CERTS": "1", "NO_COLOR": "1"},
+            )
+        except subprocess.TimeoutExpired:
+            raise Unresolved(f"uv had no answer after {TIMEOUT_S} s") from None
+    if done.returncode:
+        raise Unresolved(_last_lines(done.stderr))
+    packages = tomllib.loads(done.stdout).get("packages", [])
+    found: dict[str, _Wheel] = {
+        canonicalize_name(package["name"]): _Wheel(package) for package in packages
+    }
+    without = sorted(name for name, wheel in found.items() if not wheel.hashes)
+    if without:
+        raise Unresolved(f"no wheel for {wish.platform} of {', '.join(without)}")
+    return found
+
+
+def _is_wished(wish: EnvironmentWish, wheels: dict[str, _Wheel]) -> None:
+    """Torch must be of the wished build: an index may serve another one under the same number."""
+    found = wheels["torch"].version
+    try:
+        local = Version(found).local
+    except InvalidVersion:
+        local = found
+    if local not in ({wish.build, None} if wish.pypi else {wish.build}):
+        raise Unresolved(f"found torch {found}, wanted build {wish.build}")
+
+
+def _last_lines(text: str) -> str:
+    """What uv said at the end, in one line, without credentials."""
+    lines = [line.strip(" \u2570\u2500\u25b6\u00d7\t") for line in text.splitlines()]
+    told = " ".join(line for line in lines[-12:] if line)
+    return Redactor()(told or "uv failed and said nothing")[-1500:]

@@ -1,0 +1,35 @@
+"""The one key that a package repository may be signed with."""
+
+from pysequoia import Cert
+
+from deploy.stack import Repository
+
+
+class WrongKey(Exception):  # noqa: N818 - an answer, not a fault
+    """What came as the repository's key is not the one key that is trusted."""
+
+
+def one_key(key: bytes, fingerprint: str) -> str:
+    """The key alone, armoured, when the file holds this certificate and nothing else.
+
+    apt trusts every certificate in a keyring, so a second one is refused, and what is handed on is
+    written anew from what was read. Raises WrongKey.
+    """
+    blocks = key.count(b"-----BEGIN PGP")
+    try:
+        certificates = Cert.split_bytes(key)
+    except Exception:
+        raise WrongKey("what is served as the key is no OpenPGP certificate") from None
+    if len(certificates) != 1 or blocks > 1:
+        raise WrongKey("the key file holds more than one certificate; apt would trust them all")
+    found = str(certificates[0].fingerprint).upper()
+    if found != fingerprint:
+        raise WrongKey(f"the key is {found}, wanted {fingerprint}")
+    if certificates[0].has_secret_keys:
+        raise WrongKey("the key file holds a secret key")
+    return str(certificates[0])
+
+
+def check_key(repository: Repository) -> None:
+    """The key that a lock holds must be the one that it names. Raises WrongKey."""
+    one_key(repository.key.encode(), repository.key_fingerprint)
