@@ -165,6 +165,9 @@ def _inputs() -> tuple[Fleet, Lock]:
         if lock is None:
             fault = f"does not exist; make it with: gpufleet lock {path}"
             raise WrongInput([Fault(str(beside), "", fault)])
+        active = {str(host.name) for host in state.inventory.get_active_hosts()}
+        hosts = {name: host for name, host in fleet.hosts.items() if name in active}
+        answers(Fleet(fleet.name, fleet.path, hosts), Survey(), lock)  # is the lock up to date?
     except WrongInput as error:
         lines = "\n    ".join(map(str, error.faults))
         count = len(error.faults)

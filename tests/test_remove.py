@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyinfra_cli.util import PYTHON_CODES
 
 import deploy.commands.remove as command
 from deploy.cli import main
@@ -117,6 +118,7 @@ def test_a_host_that_names_other_paths_is_refused(host: LocalHost) -> None:
 def fleet(host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
     """The command, run in an empty folder over a fleet of that one host."""
     monkeypatch.chdir(tmp_path)
+    PYTHON_CODES.clear()  # pyinfra keeps inventories by name; each test has its own lab.py
     Path("lab.py").write_text("gpus = ['local1']\n")
     monkeypatch.setattr(command, "connect", lambda host_: Moved(host))
     monkeypatch.setattr(command, "probe", lambda *given: staged.facts(environments=()))

@@ -173,7 +173,7 @@ def make_lock(
     """Write the lock that did not exist; None when no host could be solved."""
     if not any(solution.stack for solution in solutions.values()):
         return None
-    lock = new_lock(fleet, dict(solutions))
+    lock = new_lock(fleet, dict(solutions)).sealed()
     write_lock(path, lock)
     print(f"no lock yet: solved {len(lock.hosts)} hosts and wrote {path}", file=say)
     return lock
