@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import threading
@@ -11,20 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim import paths
 from tests.sim.profiles import HARDWARE, describe
 from tests.sim.vendor import VendorRepo, build
 from tests.sim.vendor.serve import server
 
 TOOLS = ("apt-get", "apt-cache", "apt-ftparchive", "dpkg-deb", "gcc", "gpgv", "make")
-KERNEL = "6.1.0-sim"
+KERNEL = platform.release()
+INSTALLED = ("kmod", "gcc", "make", "build-essential")
 
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> VendorRepo:
-    """A whole build, in a directory of its own."""
+    """The build that this machine's fleets use; where their cache is not ours, one of our own."""
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         pytest.skip(f"missing {', '.join(missing)}; `make setup` installs what the tests need")
-    return build(tmp_path_factory.mktemp("vendor"), KERNEL)
+    try:
+        return build(paths.cache(), KERNEL)
+    except PermissionError:  # root made the cache
+        return build(tmp_path_factory.mktemp("vendor"), KERNEL)
 
 
 @pytest.fixture(scope="session")
@@ -96,26 +102,34 @@ class Apt:
 def new_apt(tmp_path: Path):
     """Make an Apt with these source lines."""
 
-    def make(*sources: str, installed: tuple[str, ...] = ("kmod", "gcc", "make")) -> Apt:
+    def make(*sources: str, installed: tuple[str, ...] = INSTALLED) -> Apt:
         return Apt(tmp_path / f"apt{len(list(tmp_path.iterdir()))}", list(sources), installed)
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sources(repository: VendorRepo, url: str) -> tuple[str, str]:
     """Source lines of the vendor's and the extra repository."""
     trust = f"[signed-by={repository.key_file}]"
     return (f"deb {trust} {url}/{repository.cuda} /", f"deb {trust} {url}/{repository.extra} /")
 
 
-@pytest.fixture
-def apt(new_apt, sources) -> Apt:
-    """An apt that has read both repositories."""
-    made = new_apt(*sources)
+@pytest.fixture(scope="session")
+def lists(sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lists of an apt that has fetched and verified both repositories."""
+    made = Apt(tmp_path_factory.mktemp("lists") / "apt", list(sources), ())
     done = made.run("apt-get", "update")
     assert done.returncode == 0, done.stderr
     assert "W:" not in done.stderr
+    return made.etc.parent / "lists"
+
+
+@pytest.fixture
+def apt(new_apt, sources, lists: Path) -> Apt:
+    """An apt of this test alone that knows both repositories."""
+    made = new_apt(*sources)
+    shutil.copytree(lists, made.etc.parent / "lists", dirs_exist_ok=True)
     return made
 
 

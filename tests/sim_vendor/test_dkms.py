@@ -60,7 +60,7 @@ def dkms(unpack, repository) -> Dkms:
     extra = repository.extra
     program = unpack("dkms", version=debian.DKMS_VERSION, repo=extra) / "usr/sbin/dkms"
     root = unpack("nvidia-kernel-open-dkms")
-    headers = unpack(f"linux-headers-{KERNEL}", version="1.0-1", repo=extra)
+    headers = unpack(f"linux-headers-{debian.package_suffix(KERNEL)}", version="1.0-1", repo=extra)
     made = Dkms(root, program)
     made.kernel(KERNEL, headers / f"usr/src/linux-headers-{KERNEL}")
     return made

@@ -129,6 +129,77 @@ def test_nvml_reports_injected_faults_on_their_gpu_only(nvml, new_host) -> None:
     assert gpus[0]["processes"] == [4711, 4712]
 
 
+SWEEP = """
+import json, pynvml as n
+n.nvmlInit()
+h, other = n.nvmlDeviceGetHandleByIndex(0), n.nvmlDeviceGetHandleByIndex(1)
+sram = n.c_nvmlEccSramErrorStatus_v1_t()
+sram.version = 0x1000068
+v2 = n.c_nvmlGpuFabricInfo_v2_t()
+v1 = n.c_nvmlGpuFabricInfo_t()
+print(json.dumps({
+    "count": n.nvmlDeviceGetCount(), "serial": n.nvmlDeviceGetSerial(h),
+    "vbios": n.nvmlDeviceGetVbiosVersion(h), "gsp": n.nvmlDeviceGetGspFirmwareVersion(h),
+    "arch": n.nvmlDeviceGetArchitecture(h), "index": n.nvmlDeviceGetIndex(other),
+    "by uuid": n.nvmlDeviceGetIndex(n.nvmlDeviceGetHandleByUUID(n.nvmlDeviceGetUUID(other))),
+    "by bus": [n.nvmlDeviceGetIndex(n.nvmlDeviceGetHandleByPciBusId(i)) for i in
+               ("0000:2A:00.0", "00000000:2a:00.0")],
+    "by serial": n.nvmlDeviceGetIndex(n.nvmlDeviceGetHandleBySerial(n.nvmlDeviceGetSerial(other))),
+    "bar1": n.nvmlDeviceGetBAR1MemoryInfo(h).bar1Total > 0,
+    "modes": [n.nvmlDeviceGetPersistenceMode(h), n.nvmlDeviceGetComputeMode(h),
+              n.nvmlDeviceGetEccMode(h), n.nvmlDeviceGetMigMode(h)],
+    "bus width": n.nvmlDeviceGetMemoryBusWidth(h),
+    "counter": n.nvmlDeviceGetMemoryErrorCounter(h, 1, 0, 2),
+    "sram": [n.nvmlDeviceGetSramEccErrorStatus(h, n.byref(sram)), sram.bThresholdExceeded],
+    "histogram": n.nvmlDeviceGetRowRemapperHistogram(h).max,
+    "reasons": [n.nvmlDeviceGetCurrentClocksEventReasons(h),
+                n.nvmlDeviceGetCurrentClocksThrottleReasons(h)],
+    "clocks": [n.nvmlDeviceGetClockInfo(h, 1), n.nvmlDeviceGetMaxClockInfo(h, 2)],
+    "heat": [n.nvmlDeviceGetTemperature(h, 0), n.nvmlDeviceGetTemperatureV(h, 0),
+             n.nvmlDeviceGetTemperatureThreshold(h, 1)],
+    "power": [n.nvmlDeviceGetPowerUsage(h), n.nvmlDeviceGetEnforcedPowerLimit(h),
+              n.nvmlDeviceGetPowerManagementLimit(h),
+              n.nvmlDeviceGetPowerManagementDefaultLimit(h)],
+    "use": n.nvmlDeviceGetUtilizationRates(h).gpu,
+    "violation": n.nvmlDeviceGetViolationStatus(h, 0).violationTime,
+    "pcie": [n.nvmlDeviceGetCurrPcieLinkGeneration(h), n.nvmlDeviceGetMaxPcieLinkGeneration(h),
+             n.nvmlDeviceGetMaxPcieLinkWidth(h), n.nvmlDeviceGetPcieReplayCounter(h)],
+    "link": [n.nvmlDeviceGetNvLinkVersion(h, 0), n.nvmlDeviceGetNvLinkErrorCounter(h, 0, 0)],
+    "peers": [n.nvmlDeviceGetP2PStatus(h, other, 0),
+              n.nvmlDeviceGetTopologyCommonAncestor(h, other)],
+    "fabric": [n.nvmlDeviceGetGpuFabricInfo(h, n.byref(v1)), v1.state,
+               n.nvmlDeviceGetGpuFabricInfoV(h, n.byref(v2)), v2.state, v2.healthMask],
+    "graphics": n.nvmlDeviceGetGraphicsRunningProcesses(h),
+    "text": str(n.nvmlErrorString(n.NVML_ERROR_GPU_IS_LOST)),
+}, default=bytes.decode))
+n.nvmlShutdown()
+try:
+    n.nvmlDeviceGetCount()
+except n.NVMLError_Uninitialized:
+    print("shut down")
+"""
+
+
+def test_every_exported_query_answers_in_its_own_layout(new_host, unpack) -> None:
+    host = new_host("hgx-h100").load()
+    host.gpu(0, "memory_used_mib", 1000)
+    environment = {"LD_LIBRARY_PATH": str(unpack("libnvidia-ml1") / LIB)}
+    done = host.run(sys.executable, "-c", SWEEP, env=environment)
+    assert done.returncode == 0, done.stderr
+    answers, end = done.stdout.splitlines()
+    assert end == "shut down"
+    found = json.loads(answers)
+    assert found == {
+        **{"count": 8, "serial": host.read("run/sim/nvml/0/serial"), "vbios": "96.00.A5.00.01"},
+        **{"gsp": VERSION, "arch": 9, "index": 1, "by uuid": 1, "by bus": [1, 1], "by serial": 1},
+        **{"bar1": True, "modes": [0, 0, [1, 1], [0, 0]], "bus width": 5120, "counter": 0},
+        **{"sram": [0, 0], "histogram": 640, "reasons": [1, 1], "clocks": [345, 2619]},
+        **{"heat": [32, 32, 87], "power": [70000, 700000, 700000, 700000], "use": 0},
+        **{"violation": 0, "pcie": [5, 5, 16, 0], "link": [4, 0], "peers": [0, 40]},
+        **{"fabric": [0, 2, 0, 2, 2], "graphics": [], "text": "GPU is lost"},
+    }
+
+
 def test_nvml_does_not_list_a_gpu_of_another_driver(nvml, new_host) -> None:
     host = new_host("l40s").load()
     host.bind("0000:1a:00.0", "vfio-pci")

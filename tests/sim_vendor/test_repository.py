@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -183,14 +184,18 @@ def test_recommends_bring_the_closed_module(apt) -> None:
     assert "Inst nvidia-kernel-dkms (595.91.07-1" in done.stdout
 
 
+def test_recommends_are_content_with_the_open_module(apt) -> None:
+    planned = apt.run("apt-get", "install", "-s", *ASKED).stdout
+    assert "Inst nvidia-kernel-open-dkms" in planned
+    assert "Inst nvidia-kernel-dkms" not in planned
+
+
 def test_only_one_pinning_package_at_a_time(apt) -> None:
     names = [f"nvidia-driver-pinning-{branch}" for branch in branches.BRANCHES]
     assert apt.run("apt-get", "install", "-s", *names).returncode == 100
 
 
-def test_toolkits_live_side_by_side(new_apt, sources) -> None:
-    apt = new_apt(*sources, installed=("build-essential",))
-    assert apt.run("apt-get", "update").returncode == 0
+def test_toolkits_live_side_by_side(apt) -> None:
     chosen = apt.install("cuda-toolkit-12-9", "cuda-toolkit-13-0")
     assert chosen["cuda-nvcc-12-9"] == "12.9.86-1"
     assert chosen["libcublas-dev-13-0"] == "13.1.0.3-1"
@@ -267,36 +272,47 @@ def test_the_published_key_is_the_one_announced_and_holds_no_secret(repository) 
     )
     secrets = [f for f in repository.root.rglob("*") if f.is_file() and f.suffix == ".pgp"]
     assert secrets == []
-    secret = repository.root.parent / "keys" / "vendor-repository.pgp"
+    secret = repository.root.parent / "keys/vendor-repository.pgp"
     assert secret.stat().st_mode & 0o077 == 0
 
 
 # ---- building
 
 
-def test_a_second_build_is_the_first(repository: VendorRepo, monkeypatch) -> None:
-    def never(*_: object) -> None:
-        raise AssertionError("built again")
+def pretend(asked: list[str]):
+    """A build that notes the kernel it is for and makes only what `build` itself fills."""
 
-    monkeypatch.setattr(assemble, "_build", never)
-    assert build(repository.root.parent, KERNEL) == repository
-
-
-def test_another_kernel_is_another_build(repository: VendorRepo, monkeypatch) -> None:
-    asked: list[str] = []
-
-    def pretend(tree: Path, kernel: str, *_: object) -> None:
+    def fake(tree: Path, kernel: str, *_: object) -> None:
         asked.append(kernel)
         (tree / VendorRepo.cuda).mkdir(parents=True)
 
-    monkeypatch.setattr(assemble, "_build", pretend)
-    stale = repository.root.parent / "vendor-0.tmp-killed"
+    return fake
+
+
+def test_equal_content_is_built_once_and_a_killed_build_swept_away(tmp_path, monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(assemble, "_build", pretend(asked))
+    stale = tmp_path / "vendor-0.tmp-killed"
     stale.mkdir()
-    other = build(repository.root.parent, "6.12.0-other")
-    assert asked == ["6.12.0-other"]
-    assert other.root != repository.root
-    assert other.key_fingerprint == repository.key_fingerprint
-    assert not stale.exists(), "the rest of a build that was killed"
+    first = build(tmp_path, KERNEL)
+    assert build(tmp_path, KERNEL) == first
+    assert asked == [KERNEL]
+    assert not stale.exists()
+    other = build(tmp_path, "6.12.0-other")
+    assert asked == [KERNEL, "6.12.0-other"]
+    assert other.root != first.root
+    assert other.key_fingerprint == first.key_fingerprint, "hosts go on trusting it"
+
+
+def test_content_decides_the_directory(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(assemble, "_build", pretend([]))
+    first = build(tmp_path, KERNEL)
+    wheel = tmp_path / "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl"
+    wheel.write_bytes(b"one")
+    monkeypatch.setattr(assemble, "cpu_wheels", lambda: [wheel])
+    second = build(tmp_path, KERNEL)
+    wheel.write_bytes(b"another")
+    assert len({first.root, second.root, build(tmp_path, KERNEL).root}) == 3
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
@@ -317,6 +333,20 @@ def test_equal_sources_give_equal_packages(repository: VendorRepo, tmp_path: Pat
         assemble.deb.build_all([package], {}, tmp_path / name, 1)
         made.append((tmp_path / name / package.filename).read_bytes())
     assert made[0] == made[1]
+
+
+def test_packages_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    package = Package("one", "1", "one", payload={"/usr/share/one/file": assemble.deb.Text("1\n")})
+    before = os.umask(0o077)
+    try:
+        assemble.deb.build_all([package], {}, tmp_path, 1)
+    finally:
+        os.umask(before)
+    command = ["dpkg-deb", "-c", str(tmp_path / package.filename)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    modes = {line.split()[-1]: line.split()[0] for line in listed.splitlines()}
+    assert modes["./usr/share/one/"] == "drwxr-xr-x"
+    assert modes["./usr/share/one/file"] == "-rw-r--r--"
 
 
 @pytest.mark.parametrize("release", ["6.18.44-cloud-v7", "5.15.153.1-Microsoft_standard-WSL2+"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import uv
 from packaging.requirements import Requirement
 
-from tests.sim.vendor import VendorRepo, wheels
+from tests.sim.vendor import VendorRepo, wheelhouse, wheels
 
 FROM_ELSEWHERE = {"filelock", "typing-extensions", "setuptools", "sympy", "networkx", "jinja2",
                   "fsspec", "mpmath", "markupsafe"}  # fmt: skip
@@ -66,6 +67,22 @@ def test_the_common_index_has_every_build(repository: VendorRepo) -> None:
     assert {"2.13.0%2Bcu126", "2.13.0%2Bcu130", "2.14.1%2Bcu130"} <= set(
         re.findall(r"/torch-([^-]+)-", page)
     )
+
+
+def test_a_real_cpu_wheel_of_the_machine_is_offered(tmp_path: Path, monkeypatch) -> None:
+    real = tmp_path / "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl"
+    with zipfile.ZipFile(real, "w") as archive:
+        metadata = "Name: torch\nVersion: 2.13.0+cpu\nRequires-Python: >=3.10\n"
+        archive.writestr("torch-2.13.0+cpu.dist-info/METADATA", metadata)
+    monkeypatch.setattr(wheelhouse, "wheels", list)
+    wheelhouse.build(tmp_path / "wheels", {}, [real])
+    page = (tmp_path / "wheels/whl/cpu/torch/index.html").read_text()
+    digest = hashlib.sha256(real.read_bytes()).hexdigest()
+    assert 'href="../../../files/torch-2.13.0%2Bcpu-cp311-cp311-' in page
+    assert f"#sha256={digest}" in page
+    assert 'data-requires-python="&gt;=3.10"' in page
+    assert (tmp_path / "wheels/files" / real.name).resolve() == real
+    assert (tmp_path / "wheels/simple/torch/index.html").exists()
 
 
 def test_every_pin_of_a_stub_can_be_met() -> None:

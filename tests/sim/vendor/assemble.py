@@ -67,7 +67,9 @@ def build(cache_dir: Path, kernel_release: str) -> VendorRepo:
             with tempfile.TemporaryDirectory(prefix=f"{name}.tmp-", dir=cache_dir) as partial:
                 tree = Path(partial) / "root"
                 _build(tree, kernel_release, key, real)
-                (tree / VendorRepo.cuda / KEY_NAME).write_text(str(certificate))
+                public = tree / VendorRepo.cuda / KEY_NAME
+                public.write_text(str(certificate))
+                public.chmod(0o644)  # a user without root reads what root has built
                 tree.rename(root)
     return VendorRepo(root, certificate.fingerprint.upper(), root / VendorRepo.cuda / KEY_NAME)
 

@@ -53,7 +53,6 @@ def build_all(
 
 def lay_out(package: Package, artefacts: dict[Compiled, Path], root: Path) -> None:
     """The package's files and its DEBIAN directory under `root`."""
-    root.chmod(0o755)
     for path, content in package.payload.items():
         target = root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +75,9 @@ def lay_out(package: Package, artefacts: dict[Compiled, Path], root: Path) -> No
     for name, script in package.scripts.items():
         (meta / name).write_text(script)
         (meta / name).chmod(0o755)
+    for directory in (root, *(path for path in root.rglob("*") if path.is_dir())):
+        if not directory.is_symlink():
+            directory.chmod(0o755)  # whatever this process's umask is
 
 
 def run(command: list[str], **more: object) -> str:
