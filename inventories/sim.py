@@ -21,7 +21,7 @@ simulated = (
         "ssh_known_hosts_file": str(_here / "known_hosts"),
         "vendor_repository": _fleet["vendor_url"],
         "vendor_key_fingerprint": _fleet["vendor_key_fingerprint"],
-        "find_links": [_fleet["wheels_url"]],
+        "torch_index": _fleet["wheels_by_build_url"] + "/cpu",
         # The hosts have no GPU that could run the CUDA build; the plan shows what it would be.
         "torch": "2.13.0",
         "torch_build": "cpu",
