@@ -1,4 +1,4 @@
-"""Whatever is killed, and whatever is left lying about, the next `up` works and `down` removes it."""
+"""Whatever is killed or left lying about, the next `up` works, and `down` removes everything."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ NODES = "a:hgx-h100,b:none"
 
 def as_root(*argv: str) -> str:
     return command(*([] if os.geteuid() == 0 else ["sudo", "-n"]), *argv).out
+
+
+def kill(pid: int, group: bool = False) -> None:
+    """Kill a process that this test started, or its whole group.
+
+    Not by kill(1): that of procps 4.0.2 reads `-KILL -1234` as process -1, which is everything.
+    """
+    assert pid > 1
+    code = f"import os; os.{'killpg' if group else 'kill'}({pid}, 9)"
+    as_root(PYTHON, "-c", code)
 
 
 def traces(index: int) -> list[str]:
@@ -62,7 +72,7 @@ def test_up_killed_at_any_moment(other: LiveFleet) -> None:
             cwd=paths.REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         time.sleep(delay_s)
-        as_root("kill", "-KILL", f"-{killed.pid}")
+        kill(killed.pid, group=True)
         killed.wait()
         index = up(other)
         sim("down", "--fleet", other.name).ok()
@@ -74,7 +84,7 @@ def test_killed_processes_and_lost_files_are_made_good(other: LiveFleet) -> None
     index = up(other)
     status = json.loads(sim("status", "--fleet", other.name, "--json").ok())
     other.ssh("b", "echo kept > file").ok()
-    as_root("kill", "-KILL", str(status["nodes"]["b"]["pid"]))
+    kill(status["nodes"]["b"]["pid"])
     as_root("ip", "link", "delete", f"gpufleet-sim{index}")
     (other.directory / "ssh_config").unlink()
     assert up(other) == index

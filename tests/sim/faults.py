@@ -109,6 +109,7 @@ def active(n: Node) -> list[str]:
 
 
 def _run(n: Node, kind: Kind, action: str, argument: str) -> None:
+    node.inside(n, "systemctl is-system-running --wait >&2 || true")  # it may just be booting
     command = [*node.enter(n), f"{_IN_NODE}/{kind.name}", action, *([argument] if argument else [])]
     done = run(*command, check=False, timeout=120)
     if done.returncode != 0:

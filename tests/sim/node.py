@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -58,12 +59,21 @@ def wipe(node: Node) -> None:
             shutil.rmtree(node.directory / name)
 
 
-def leader(node: Node) -> int | None:
-    """Return the id, on this machine, of the node's systemd; None while the node is off."""
-    pid = holder(node.lock)
-    for name in ("systemd-nspawn", "systemd"):
-        pid = next((c for c in _children(pid) if _command(c) == name), None) if pid else None
-    return pid
+def leader(node: Node, deadline_s: float = 20) -> int | None:
+    """Return the id, on this machine, of the node's systemd; None while the node is off.
+
+    A node that is on and has none is between two boots: that is waited for.
+    """
+    end = time.monotonic() + deadline_s
+    while (pid := holder(node.lock)) is not None:
+        nspawn = next((c for c in _children(pid) if _command(c) == "systemd-nspawn"), None)
+        for child in _children(nspawn) if nspawn is not None else []:
+            if _command(child) == "systemd":
+                return child
+        if time.monotonic() > end:
+            raise SimError(f"{node.name} does not boot; see {node.directory / 'console.log'}")
+        time.sleep(0.05)
+    return None
 
 
 def enter(node: Node) -> list[str]:

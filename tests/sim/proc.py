@@ -117,6 +117,8 @@ def gone(pid: int) -> bool:
 
 def kill(pid: int, deadline_s: float = 20) -> None:
     """Kill a process and wait until it is gone; raise SimError when it will not go."""
+    if pid <= 1:  # 0 and below mean groups, or everything
+        raise SimError(f"{pid} is no process of a fleet")
     end = time.monotonic() + deadline_s
     try:
         os.kill(pid, signal.SIGKILL)
