@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         outcomes = settle(wave, found, plans)
         for outcome in outcomes.values():
             record.result(outcome.host, outcome.status, message=outcome.message)
-        preview(wave, found, plans, path if lock else None, say)
+        stacks = {one.stack.id for name, one in solutions.items() if one.stack and name in plans}
+        preview(wave, found, plans, path if lock else None, len(stacks), say)
         todo = {name: plan for name, plan in plans.items() if name not in outcomes}
         if todo:
             consents = ask(todo, arguments, terminal, say)
@@ -187,14 +188,19 @@ def make_wanted(fleet: Fleet, solutions: Mapping[str, Solution], name: str) -> W
 
 
 def preview(
-    fleet: Fleet, found: Survey, plans: Mapping[str, HostPlan], lock: Path | None, say: TextIO
+    fleet: Fleet,
+    found: Survey,
+    plans: Mapping[str, HostPlan],
+    lock: Path | None,
+    stacks: int,
+    say: TextIO,
 ) -> None:
     """What will happen, as `gpufleet plan` shows it, before anybody is asked."""
     view = View(
         fleet=fleet.name,
         inventory=str(fleet.path),
         lock=str(lock) if lock else "",
-        stacks=0,
+        stacks=stacks,
         plans=plans,
         unreachable={name: found.failed[name] for name in fleet.hosts if name in found.failed},
         notes={},
