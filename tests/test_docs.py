@@ -30,6 +30,31 @@ def test_every_command_is_described_and_no_other() -> None:
     assert named == commands
 
 
+def sources() -> str:
+    deploy = ROOT / "deploy"
+    files = [*deploy.rglob("*.py"), *deploy.rglob("*.sh")]
+    return "\n".join(path.read_text() for path in files)
+
+
+def test_every_entry_of_the_troubleshooting_page_begins_with_a_message_of_the_code() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    code = sources()
+    entries = re.findall(r"^### (.+)$", page, re.M)
+    assert entries
+    assert [entry for entry in entries if entry not in code] == []
+
+
+def test_every_file_that_a_layer_writes_is_listed() -> None:
+    page = (ROOT / "docs/files.md").read_text()
+    written = set(
+        re.findall(r"[\"'](/(?:etc|usr|var|run|opt)/[\w./-]*gpufleet[\w./-]*)", sources())
+    )
+    assert "/etc/gpufleet/expected.json" in written
+    assert (
+        sorted(path for path in written if not path.startswith("/run/") and path not in page) == []
+    )
+
+
 def test_every_local_file_named_in_the_readme_exists() -> None:
     for name in re.findall(r"`((?:docs|inventories|deploy|tests)/[A-Za-z0-9_./-]+)`", README):
         if name != "inventories/lab.py" and name != "inventories/lab.lock":
