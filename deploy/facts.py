@@ -159,7 +159,7 @@ class Cuda(Model):
 
 
 class Disk(Model):
-    """One of /, /boot, the parent of the prefix, /tmp."""
+    """One of /, /boot, /usr, /var/lib, the parent of the prefix, /tmp."""
 
     size: int
     available: int

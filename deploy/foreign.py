@@ -31,13 +31,19 @@ def foreign_owners(values: dict[str, Any]) -> tuple[Foreign, ...] | None:
     runfile = [p for p in paths if p.endswith(("nvidia-uninstall", "nvidia-installer"))]
     if runfile:
         found.append(Foreign(owner="runfile", evidence=", ".join(runfile)))
-    elif not found and packages is not None and not _from_packages(packages):
-        versions = {module.version for module in modules.installed} | {modules.loaded_version}
-        if versions - {""}:
-            evidence = f"module {', '.join(sorted(versions - {''}))}, which no package brought"
+    elif not found and (versions := _module_versions(modules)):
+        if packages is None:
+            return None
+        if not _from_packages(packages):
+            evidence = f"module {', '.join(versions)}, which no package brought"
             found.append(Foreign(owner="runfile", evidence=evidence))
     return tuple(found)
 
 
 def _from_packages(packages: dict[str, Package]) -> bool:
     return any(re.match(DRIVER_PACKAGES, name) for name in packages)
+
+
+def _module_versions(modules: Modules) -> list[str]:
+    versions = {module.version for module in modules.installed} | {modules.loaded_version}
+    return sorted(versions - {""})

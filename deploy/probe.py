@@ -170,7 +170,8 @@ def _frames(host: str, nonce: str, text: str) -> _Frames:
     parts: dict[str, _Part] = {}
     current: _Part | None = None
     current_name = ""
-    for number, line in enumerate(lines[1:], start=2):
+    # What follows the last newline is the beginning of a line that was cut off.
+    for number, line in enumerate(lines[1:-1], start=2):
         if line.startswith("|") and current is not None:
             current.lines.append(line[1:])
         elif line.startswith("!") and current is not None:
@@ -195,4 +196,4 @@ def _frames(host: str, nonce: str, text: str) -> _Frames:
                     raise BadProbe(host, f"line {number} is out of place")
         else:
             raise BadProbe(host, f"other output is mixed into it (line {number})")
-    raise BadProbe(host, f"it breaks off after {len(lines)} lines")
+    raise BadProbe(host, f"it breaks off after {len(lines) - 1} lines")

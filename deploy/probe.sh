@@ -28,6 +28,7 @@ me=$(id -u)
 tagged() { # TAG FILE: every line of a readable file behind a tag
     [ -r "$2" ] || return 0
     head -c 65536 "$2" | sed "s|^|$1 |"
+    echo # ends a line that has no end
 }
 
 # --- parts: each prints lines that begin with a tag word --------------------------------------
@@ -251,7 +252,7 @@ part_software() {
 }
 
 part_disks() {
-    for path in / /boot "${PREFIX%/*}" /tmp; do
+    for path in / /boot /usr /var/lib "${PREFIX%/*}" /tmp; do
         there=$path
         while [ ! -d "$there" ]; do there=${there%/*}; there=${there:-/}; done
         printf 'disk %s %s\n' "$path" "$(stat -f -c '%S %b %f' "$there")"
@@ -334,11 +335,11 @@ part_slurm() {
 
 part_foreign() {
     for path in /usr/bin/nvidia-uninstall /usr/bin/nvidia-installer /var/log/nvidia-installer.log \
-        /run/nvidia/driver /run/nvidia/validations /etc/nvidia/gridd.conf /usr/bin/nvidia-gridd \
+        /etc/nvidia/gridd.conf /usr/bin/nvidia-gridd \
         /usr/bin/nvidia-vgpud /usr/bin/nvidia-vgpu-mgr; do
         [ -e "$path" ] && printf 'path %s\n' "$path"
     done
-    for path in /run/nvidia/validations/*; do
+    for path in /run/nvidia/driver/* /run/nvidia/validations/.*ready /run/nvidia/validations/*; do
         [ -e "$path" ] && printf 'path %s\n' "$path"
     done
     [ -e /etc/dgx-release ] && { tagged dgx /etc/dgx-release; printf 'path /etc/dgx-release\n'; }

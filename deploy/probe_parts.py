@@ -132,7 +132,7 @@ def read_environments(lines: list[str], root: bool, unknown: dict[str, str]) -> 
             environments[-1]["wheels"][_normalised(name)] = version
         elif tag == "in-use":
             environments[-1]["in_use"] = True
-        elif tag != "blind":
+        elif tag not in {"blind", ""}:
             raise ValueError(f"tag {tag[:20]!r}")
     if "blind" in lines and environments:
         unknown["environments.in_use"] = "only root sees what other users' processes have mapped"

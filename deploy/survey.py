@@ -7,7 +7,7 @@ from deploy.facts import NodeFacts
 from deploy.fleet.inventory import Fleet, Host
 from deploy.fleet.spec import NodeSpec
 from deploy.fleet.transport import Connection, Unreachable, connect, on_each
-from deploy.probe import BadProbe, new_nonce, parse, script
+from deploy.probe import BadProbe, escaped, new_nonce, parse, script
 
 __all__ = ["BadProbe", "Survey", "probe", "survey"]
 
@@ -49,7 +49,7 @@ def probe(connection: Connection, spec: NodeSpec, timeout_s: float = PROBE_S) ->
     said = [line for line in result.err.splitlines() if line.startswith(("sudo: ", "doas: "))]
     if facts.root or not said:
         return facts
-    unknown = {**facts.unknown, "root": f"{facts.unknown['root']} ({ascii(said[-1])[1:200]})"}
+    unknown = {**facts.unknown, "root": f"{facts.unknown['root']} ({escaped(said[-1])[:200]})"}
     return facts.model_copy(update={"unknown": unknown})
 
 

@@ -117,7 +117,11 @@ def connection_faults(host: str, data: dict[str, Any]) -> list[Fault]:
     faults = []
     for key, value in data.items():
         check = CHECKS.get(key)
-        if check is None:
+        if check is None and key.startswith("_"):
+            faults.append(
+                Fault(host, key, "has no effect: root comes by _sudo, _sudo_password or _doas")
+            )
+        elif check is None:
             near = get_close_matches(key, CHECKS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             faults.append(Fault(host, key, f"unknown connection key{hint}"))

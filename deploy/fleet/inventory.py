@@ -96,7 +96,7 @@ def read_inventory(path: str) -> Fleet:
     Raises WrongInput with every fault of every host; equal faults of several hosts are folded.
     """
     said = read_file(path)
-    faults = _duplicates(said.groups)
+    faults = [*said.faults, *_duplicates(said.groups)]
     hosts: dict[str, Host] = {}
     for name, groups, values in said.hosts:
         host, wrong = _host(name, groups, values)
@@ -104,7 +104,7 @@ def read_inventory(path: str) -> Fleet:
         if host is not None:
             hosts[name] = host
     faults += _same_machines(hosts.values())
-    if not said.hosts:
+    if not said.hosts and not faults:
         faults.append(
             Fault(path, "", "holds no hosts: wanted at least one list, as gpus = ['gpu001']")
         )
@@ -134,7 +134,9 @@ def named_hosts(nodeset: str, data: dict[str, Any]) -> Fleet:
 def _host(
     name: str, groups: tuple[str, ...], values: Mapping[str, Any]
 ) -> tuple[Host | None, list[Fault]]:
-    faults = [Fault(name, "", wrong)] if (wrong := name_fault(name)) else []
+    wrong = name_fault(name)
+    faults = [Fault(ascii(name)[:80], "", wrong)] if wrong else []
+    where = ascii(name)[:80] if wrong else name
     data, wishes = {}, {}
     for key, value in values.items():
         if key in SPEC_KEYS:
@@ -144,8 +146,8 @@ def _host(
                 data[key] = value
         elif not callable(value):  # a helper in a group_data file is no wish
             wishes[key] = value
-    faults += connection_faults(name, data)
-    spec, wrong_wishes = read_spec(name, wishes)
+    faults += connection_faults(where, data)
+    spec, wrong_wishes = read_spec(where, wishes)
     faults += wrong_wishes
     if faults or spec is None:
         return None, faults

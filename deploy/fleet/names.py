@@ -25,15 +25,10 @@ def name_fault(name: str) -> str:
     if _CONNECTOR.fullmatch(name) and ".." not in name:
         return ""
     if name.startswith("@"):
-        return (
-            f"found {name[:80]!r}: wanted @local, @docker/IMAGE, @chroot/PATH or another connector"
-        )
+        return "is no connector that gpufleet knows: wanted @local, @docker/IMAGE, @chroot/PATH"
     if is_address(name):
         return ""
-    return (
-        f"found {name[:80]!r}: wanted a host name or address "
-        "of letters, digits, '.', '-', '_' and ':'"
-    )
+    return "is no host name: wanted a name or address of letters, digits, '.', '-', '_' and ':'"
 
 
 def split_list(expression: str) -> list[str]:
@@ -57,16 +52,24 @@ def node_names(expression: str) -> list[str]:
         if part.startswith("@"):
             names.append(part)
             continue
+        if _size(part) > MOST_HOSTS:  # before it is expanded: that would take all memory
+            raise ValueError(f"{part[:80]!r} names more than {MOST_HOSTS} hosts")
         try:
-            nodes = NodeSet(part, resolver=RESOLVER_NOGROUP)
-            if len(nodes) > MOST_HOSTS:
-                raise ValueError(f"{part!r} names {len(nodes)} hosts, more than {MOST_HOSTS}")
-            names += list(nodes)
+            names += list(NodeSet(part, resolver=RESOLVER_NOGROUP))
         except NodeSetException as error:
             raise ValueError(
                 f"found {part[:80]!r}: wanted a node set as gpu[001-004] ({error})"
             ) from None
     return names
+
+
+def _size(part: str) -> int:
+    """How many names a node set expands to, at most."""
+    size = 1
+    for ranges in re.findall(r"\[([^\]]*)\]", part):
+        ends = re.findall(r"(\d+)-(\d+)", ranges)
+        size *= ranges.count(",") + 1 + sum(max(0, int(last) - int(first)) for first, last in ends)
+    return size
 
 
 def fold(names: Iterable[str]) -> str:

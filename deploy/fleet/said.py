@@ -24,6 +24,8 @@ class Group:
 class Said:
     groups: tuple[Group, ...]
     """As written."""
+    faults: tuple[Fault, ...]
+    """What is malformed or dropped by pyinfra; the rest can still be checked."""
     hosts: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...]
     """Name, groups and merged values of every host: pyinfra's own merge."""
 
@@ -32,7 +34,7 @@ def read_file(path: str) -> Said:
     """Run an inventory file through pyinfra's loader.
 
     The file is the user's own program and may do anything, so whatever it raises becomes a fault
-    that names its line. Raises WrongInput.
+    that names its line. Raises WrongInput when there is nothing to check at all.
     """
     if not Path(path).is_file():
         hint = "; to name hosts without an inventory use -w" if not Path(path).exists() else ""
@@ -48,20 +50,18 @@ def read_file(path: str) -> Said:
     try:
         with _complaints() as complaints, ctx_state.use(State()):
             made = loader.make_inventory(path)
-    except WrongInput as error:
-        raise WrongInput([Fault(path, f.where, f.message) for f in error.faults]) from None
     except (Exception, SystemExit) as error:
         raise WrongInput([_broken(path, error)]) from None
     finally:
         loader.Inventory = original
     if not isinstance(made, Watched):
         raise AssertionError("pyinfra's loader no longer builds its Inventory by that name")
-    if complaints:
-        raise WrongInput([Fault(path, "", complaint) for complaint in complaints])
+    faults = [Fault(path, fault.where, fault.message) for fault in made.faults]
+    faults += [Fault(path, "", complaint) for complaint in complaints]
     hosts = tuple(
         (host.name, tuple(dict.fromkeys(host.groups)), _merged(host.data)) for host in made
     )
-    return Said(made.said, hosts)
+    return Said(made.said, tuple(faults), hosts)
 
 
 def _merged(data: Any) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _complaints() -> Iterator[list[str]]:
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
+            found.append(f"{record.getMessage()} (a list that is no group starts with _)")
 
     log = logging.getLogger("pyinfra")
     handler = Collector(logging.WARNING)
