@@ -25,11 +25,13 @@ SOURCE = "/etc/apt/sources.list.d/gpufleet.sources"
 _APT = f"""\
 export DEBIAN_FRONTEND=noninteractive APT_LISTCHANGES_FRONTEND=none NEEDRESTART_SUSPEND=1
 work=$(mktemp -d /run/gpufleet-apt.XXXXXX)
-trap 'rm -rf "$work"' EXIT
+archives=/var/cache/apt/archives/gpufleet
+trap 'code=$?; rm -rf "$work"; [ "$code" -ne 0 ] || rm -rf "$archives"' EXIT
 trap 'exit 143' HUP INT TERM
+mkdir -p "$archives"
 apt() {{
     apt-get -y -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout={WAIT_S} -o Acquire::Retries=3 \\
-        -o APT::Keep-Downloaded-Packages=false \\
+        -o Dir::Cache::archives="$archives" \\
         -o Dpkg::Options::=--force-confdef -o Dpkg::Options::="--force-${{conffiles:-confold}}" "$@"
 }}
 patiently() {{

@@ -43,7 +43,7 @@ final=$envs/$id
 cleanup() {{
     rm -rf "$envs"/.build-*
     free=$(df -Pk "$prefix" | awk 'NR == 2 {{ print $4 }}')
-    if [ "${{free:-0}}" -lt {NEARLY_FULL_KIB} ]; then rm -rf "$prefix/cache/uv"; fi
+    if [ "${{free:-0}}" -lt {NEARLY_FULL_KIB} ]; then rm -rf "$prefix/cache"; fi
 }}
 trap cleanup EXIT
 trap 'exit 143' HUP INT TERM
@@ -63,7 +63,7 @@ case "$("$uv" --version 2>/dev/null || :)" in
         ;;
 esac
 
-export UV_CACHE_DIR="$prefix/cache/uv" UV_LINK_MODE=hardlink UV_NO_PROGRESS=1 UV_HTTP_TIMEOUT=300
+export UV_CACHE_DIR="$prefix/cache" UV_LINK_MODE=hardlink UV_NO_PROGRESS=1 UV_HTTP_TIMEOUT=300
 export UV_PYTHON_INSTALL_DIR="$prefix/python"
 case "$(/usr/bin/python3 -V 2>/dev/null || :)" in
     "Python $python."*) interpreter=/usr/bin/python3 ;;
@@ -98,7 +98,7 @@ if [ -e "$final" ]; then mv -T "$final" "$final.old-$$"; fi
 mv -T "$build" "$final"
 find "$prefix/tools" -mindepth 1 -maxdepth 1 -name 'uv-*' ! -name "uv-$uv_version" \\
     -exec rm -rf {} +
-rm -rf "$prefix/cache/uv" "$envs"/.build-*
+rm -rf "$prefix/cache" "$envs"/.build-*
 for old in "$final".old-*; do
     [ -d "$old" ] || continue
     grep -lsF "$old/" /proc/[0-9]*/maps | grep -q . || rm -rf "$old"
@@ -118,7 +118,7 @@ def network(spec: NodeSpec, environment: TorchEnvironment) -> str:
     Places that the spec does not name stay as the host has configured them. Certificates are the
     host's own unless a bundle is named.
     """
-    exports = {"UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
+    exports = {"UV_SYSTEM_CERTS": "true"}
     if spec.proxy:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
             exports[name] = spec.proxy

@@ -20,8 +20,19 @@ def _present(package: Package | None) -> bool:
 
 
 def upstream(version: str) -> str:
-    """The version without epoch and packaging revision: 580.178.04 of 580.178.04-1."""
-    return Version(version).upstream_version or version
+    """The version without epoch and packaging revision: 580.178.04 of 580.178.04-1. A host can
+    answer anything; what is no version is returned as it is."""
+    try:
+        return Version(version).upstream_version or version
+    except ValueError:
+        return version
+
+
+def _newer(found: str, wanted: str) -> bool:
+    try:
+        return bool(Version(found) > Version(wanted))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ def difference(pins: Packages, packages: Mapping[str, Package]) -> Difference:
         missing=tuple(missing),
         moved=tuple(moved),
         broken=tuple(broken),
-        downgrade=any(Version(packages[n].version) > Version(pins[n].version) for n in moved),
+        downgrade=any(_newer(packages[name].version, pins[name].version) for name in moved),
         held=tuple(held),
         why="; ".join(said) + (f"; on hold: {_few(held)}" if held else ""),
         download=sum(pins[name].size for name in (*missing, *moved)),

@@ -65,7 +65,7 @@ class HostPlan(Model):
     blocked: Blocked | None = None
     warnings: tuple[str, ...] = ()
     download: int = 0
-    """Bytes of packages to fetch, as far as the lock knows their sizes."""
+    """Bytes of packages and wheels to fetch, as far as the lock knows their sizes."""
 
     @property
     def verdict(self) -> Verdict:
@@ -216,8 +216,7 @@ def _warnings(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[str]:
     root, fetch = known(facts, "disks", facts.disks).get("/"), sum(s.download for s in steps)
     if root is not None and fetch and root.available < 3 * fetch:
         found.append(
-            f"{root.available >> 20} MiB free on /, and {fetch >> 20} MiB of packages to fetch "
-            "and unpack"
+            f"{root.available >> 20} MiB free on /, and {fetch >> 20} MiB to fetch and unpack"
         )
     holder = known(facts, "dpkg", facts.dpkg).lock_holder
     if holder and steps and locked(stack):

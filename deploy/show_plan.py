@@ -77,8 +77,8 @@ def render(view: View) -> list[Line]:
                 f"nowhere; gpufleet lock {view.inventory} writes them down",
             )
         )
-    if any(_builds(plan) for plan in view.plans.values()):
-        lines.append(("dim", "download: packages only; wheels come on top"))
+    if any(_unsized(plan) for plan in view.plans.values()):
+        lines.append(("dim", "download: wheels of unknown size come on top"))
     for kind in ORDER:
         for names, plan, message in _groups(view, kind):
             lines += [("", ""), *_group(kind, names, plan, message, view)]
@@ -104,8 +104,11 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _builds(plan: HostPlan) -> bool:
-    return any(step.layer == "torch-env" and step.title.endswith("is built") for step in plan.steps)
+def _unsized(plan: HostPlan) -> bool:
+    return any(
+        step.layer == "torch-env" and step.title.endswith("is built") and not step.download
+        for step in plan.steps
+    )
 
 
 def _groups(view: View, kind: str) -> Iterable[tuple[list[str], HostPlan | None, str]]:

@@ -120,6 +120,7 @@ def _build(wanted: Wanted, environment: TorchEnvironment, mine: Environment | No
         commands=(build,),
         # Replacing one that runs would mix two builds in a process that imports something later.
         disruptive=mine is not None and mine.current and mine.in_use,
+        download=environment.size,
     )
 
 

@@ -1,0 +1,107 @@
+"""Facts of a host that is exactly as a stack wants it, made from the stack alone. For tests.
+
+It knows the layers' files and services only through what they would write, so a layer whose steps
+are not empty on these facts either forgets what it wrote or looks at the wrong fact.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from deploy import plan
+from deploy.facts import (
+    Cuda,
+    Environment,
+    InstalledModule,
+    Modules,
+    NodeFacts,
+    OwnFile,
+    Package,
+    PythonFacts,
+    Service,
+)
+from deploy.files import digest
+from deploy.packages import locked
+from deploy.steps import Wanted
+from deploy.torch_env import versions
+from tests.factory import KERNEL, facts
+
+
+def written(wanted: Wanted, found: NodeFacts) -> dict[str, OwnFile]:
+    """Files that the plan of `found` would write, with their final content and mode."""
+    files = {}
+    for layer in plan.LAYERS:
+        for step in layer.steps(wanted, found):
+            for command in step.commands:
+                path = re.search(r"^path=(\S+)$", command.shell, re.MULTILINE)
+                if path and command.stdin:
+                    last = re.findall(
+                        r"^first=(\d+)$|^chmod (\d+) \"\$path\"$", command.shell, re.M
+                    )
+                    mode = [one for pair in last for one in pair if one][-1]
+                    (name,) = shlex.split(path[1])
+                    files[name] = OwnFile(sha256=digest(command.stdin), mode=mode)
+    return {name: file for name, file in files.items() if not name.startswith("/var/lib/")}
+
+
+def conformed(wanted: Wanted, hardware: str, **changes: Any) -> NodeFacts:
+    """A host of this hardware on which nothing is left to do for `wanted`."""
+    stack = wanted.stack
+    driver, environment = stack.driver, stack.environment
+    packages = {
+        name: Package(version=pin.version, state="ii", held=False)
+        for name, pin in locked(stack).items()
+    }
+    packages["ca-certificates"] = Package(version="20230311", state="ii", held=False)
+    units = ["nvidia-persistenced"] * bool(driver) + ["nvidia-fabricmanager"] * bool(stack.fabric)
+    bare = facts(hardware)
+    assert bare.kernel is not None
+    state = {
+        "stack": stack.id,
+        "gpus": str(sum(one.pci_class.startswith("03") for one in bare.pci or ())),
+        "nvswitches": str(sum(one.pci_class.startswith("0680") for one in bare.pci or ())),
+    }
+    values: dict[str, Any] = {
+        "kernel": bare.kernel.model_copy(update={"headers": (KERNEL,)}),
+        "modules": Modules(
+            loaded_version=driver.version if driver else "",
+            loaded_flavour=driver.flavour if driver else None,
+            installed=(
+                InstalledModule(kernel=KERNEL, version=driver.version, flavour=driver.flavour),
+            )
+            if driver
+            else (),
+            nouveau_loaded=False,
+            nouveau_blacklisted=driver is not None,
+            refcount=0,
+        ),
+        "packages": packages,
+        "services": {
+            f"{unit}.service": Service(load="loaded", active="active", enabled="enabled")
+            for unit in units
+        },
+        "environments": (
+            Environment(
+                id=environment.id,
+                current=True,
+                complete=True,
+                manifest="d" * 64,
+                found="d" * 64,
+                in_use=False,
+                wheels=versions(environment),
+            ),
+        )
+        if environment
+        else (),
+        "cuda": Cuda(
+            link=f"/usr/local/cuda-{stack.cuda.version}" if stack.cuda else "",
+            toolkits=(stack.cuda.version,) if stack.cuda else (),
+        ),
+        "python": PythonFacts(version="3.11.2", venv=True, headers=True),
+        "tools": ("curl", "dkms", "flock", "gpgv", "setsid", "timeout"),
+        "files": written(wanted, facts(hardware, state=state)),
+        "state": state,
+    }
+    return facts(hardware, **{**values, **changes})
