@@ -27,6 +27,11 @@ def address(index: int, host: int) -> str:
     return f"10.77.{index}.{host}"
 
 
+def machine(index: int, node: str) -> str:
+    """Return the name of a node's container; its end of the link on this machine is vb-NAME."""
+    return f"s{index}-{node}"
+
+
 def owner(index: int) -> str | None:
     """Return the directory of the fleet whose bridge this is, "" for a stranger's, None for none.
 
@@ -42,13 +47,19 @@ def owner(index: int) -> str | None:
 
 
 def build(index: int, directory: Path) -> None:
-    """Make the fleet's bridge and its rules; what is there already stays."""
+    """Make the fleet's bridge and its rules; what is there already stays.
+
+    Nodes that are on have lost their place when the bridge was lost: their ends are put back.
+    """
     name = bridge(index)
     if owner(index) is None:
         run("ip", "link", "add", name, "type", "bridge")
         run("ip", "link", "set", name, "alias", str(directory))
     run("ip", "address", "replace", f"{address(index, 1)}/24", "dev", name)
     run("ip", "link", "set", name, "up")
+    for link in json.loads(run("ip", "-json", "link", "show", "type", "veth").stdout or "[]"):
+        if link["ifname"].startswith(f"vb-{machine(index, '')}") and "master" not in link:
+            run("ip", "link", "set", link["ifname"], "master", name)
     saved = paths.cache() / "ip_forward.before"
     if _FORWARD.read_text().strip() == "0":
         saved.write_text("0\n")

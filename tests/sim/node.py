@@ -127,7 +127,7 @@ def supervise(fleet: Fleet, node: Node, layers: Sequence[str]) -> int:
     run("mount", "-t", "overlay", "gpufleet-sim", "-o", options, f"{where}/merged")
     command = [
         "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit",
-        f"--directory={where}/merged", f"--machine=s{fleet.index}-{node.name}",
+        f"--directory={where}/merged", f"--machine={network.machine(fleet.index, node.name)}",
         f"--hostname={node.name}", f"--network-bridge={network.bridge(fleet.index)}",
         "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe",
         *(f"--bind-ro={folder}" for folder in machine.folders()),
