@@ -33,6 +33,8 @@ PACKAGES = (
 )
 """What a freshly installed Debian server of this suite has, and nothing that gpufleet installs."""
 
+ETC_APT = Path("/etc/apt")
+
 _ACQUIRE = re.compile(r"Acquire::(http|https|Check-|Retries|ForceIPv|By-Hash)", re.IGNORECASE)
 _RECIPE = Path(__file__).with_name("base.sh")
 
@@ -94,13 +96,13 @@ def _inputs() -> dict[str, bytes]:
     """Return what the base takes from this machine, by file name."""
     authorities = Path("/usr/local/share/ca-certificates")
     found = {f"ca/{crt.name}": crt.read_bytes() for crt in sorted(authorities.glob("**/*.crt"))}
-    found["debian.sources"] = _sources().encode()
+    found["debian.sources"] = sources().encode()
     settings = run("apt-config", "dump").stdout.splitlines()
     found["acquire.conf"] = "".join(f"{s}\n" for s in settings if _ACQUIRE.match(s)).encode()
     return found
 
 
-def _sources() -> str:
+def sources() -> str:
     """Return a deb822 file with the machine's entries for the suite, or one for SIM_MIRROR."""
     if uri := os.environ.get("SIM_MIRROR"):
         return f"Types: deb\nURIs: {uri}\nSuites: {SUITE}\nComponents: main\n"
@@ -127,12 +129,11 @@ def _sources() -> str:
 def _configured() -> list[dict[str, str]]:
     """Read the machine's apt sources, both formats, as deb822 fields."""
     entries: list[dict[str, str]] = []
-    etc = Path("/etc/apt")
-    for file in sorted(etc.glob("sources.list.d/*.sources")):
+    for file in sorted(ETC_APT.glob("sources.list.d/*.sources")):
         for paragraph in Deb822.iter_paragraphs(file.read_bytes()):
             if paragraph.get("Enabled", "yes") != "no" and paragraph.get("Components"):
                 entries.append({key: str(paragraph.get(key, "")) for key in paragraph})
-    for file in [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list"))]:
+    for file in [ETC_APT / "sources.list", *sorted(ETC_APT.glob("sources.list.d/*.list"))]:
         if not file.exists():
             continue
         for line in file.read_text(errors="replace").splitlines():

@@ -60,11 +60,10 @@ def down(name: str) -> None:
     with exclusive(_lock(name), f"fleet {name}"):
         _stop_all(name, fleet)
         web.stop(directory)
-        for index in range(255):
-            if network.owner(index) == str(directory):
-                network.remove(index)
-        if fleet is not None:
-            network.remove(fleet.index)
+        for index in network.owned(directory):
+            network.remove(index)
+        if fleet is not None and network.owner(fleet.index) is None:
+            network.remove(fleet.index)  # its rules, should the bridge be gone already
         if directory.exists():
             shutil.rmtree(directory)
     _lock(name).unlink(missing_ok=True)

@@ -22,14 +22,20 @@ def resolvers() -> str:
     if address := os.environ.get("SIM_DNS"):
         return f"nameserver {address}\n"
     for file in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
-        lines = file.read_text().splitlines() if file.exists() else []
-        lines = [x for x in lines if not re.match(r"\s*(#|;|nameserver\s+(127\.|::1))", x)]
-        if any(x.split()[:1] == ["nameserver"] for x in lines):
-            return "".join(f"{x}\n" for x in lines)
+        if file.exists() and (usable := usable_resolvers(file.read_text())) is not None:
+            return usable
     raise SimError(
         "this machine resolves names through a loopback address only, which nodes cannot reach; "
         "name another resolver: SIM_DNS=ADDRESS python -m tests.sim up"
     )
+
+
+def usable_resolvers(text: str) -> str | None:
+    """Return a resolv.conf without its loopback resolvers, None when none is left."""
+    lines = [x for x in text.splitlines() if not re.match(r"\s*nameserver\s+(127\.|::1)", x)]
+    if not any(line.split()[:1] == ["nameserver"] for line in lines):
+        return None
+    return "".join(f"{line}\n" for line in lines)
 
 
 def settings() -> dict[str, bytes]:

@@ -46,6 +46,13 @@ def owner(index: int) -> str | None:
     return "" if re.search(rf"inet 10\.77\.{index}\.", taken) else None
 
 
+def owned(directory: Path) -> list[int]:
+    """Return the indices of the bridges that were made for a fleet's directory."""
+    links = json.loads(run("ip", "-json", "link", "show", "type", "bridge").stdout or "[]")
+    ours = [link for link in links if link.get("ifalias") == str(directory)]
+    return [int(link["ifname"].removeprefix(bridge(0)[:-1])) for link in ours]
+
+
 def build(index: int, directory: Path) -> None:
     """Make the fleet's bridge and its rules; what is there already stays.
 
