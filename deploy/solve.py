@@ -13,7 +13,7 @@ from typing import Any
 from deploy.catalog.models import Catalogue
 from deploy.facts import NodeFacts
 from deploy.fleet.spec import NONE, NodeSpec
-from deploy.solving.driver import choose_driver
+from deploy.solving.driver import choose_driver, newest_of_branches
 from deploy.solving.offers import Available, Unavailable
 from deploy.solving.refusal import Refused
 from deploy.solving.situation import Situation, situation
@@ -257,22 +257,28 @@ def _suggestions(
     available: Available | Unavailable,
     today: date,
 ) -> Iterator[str]:
-    """Nearby wishes that solve: each one dropped alone; then, for what no single wish mends,
-    another driver branch."""
+    """Nearby wishes that solve: each wish dropped alone; where none does, another driver; where
+    that does not help either, the part that fails left out."""
     default = NodeSpec()
     found = False
+    builds = dict.fromkeys(build.build for row in catalogue.torch for build in row.builds)
     for key in RELAXED:
-        if getattr(spec, key) != getattr(default, key):
-            nearby = spec.model_copy(update={key: getattr(default, key)})
+        if getattr(spec, key) == getattr(default, key):
+            continue
+        for value in (getattr(default, key), *(builds if key == "torch_build" else ())):
+            nearby = spec.model_copy(update={key: value})
             if answer := _try(nearby, seen, catalogue, available, today):
                 found = True
                 yield _named(key, answer, nearby)
-    if not found and spec.driver is None and seen.driver is not None:
-        for row in reversed(catalogue.branches):
-            if row.type in ("lts", "production") and not row.ended:
-                nearby = spec.model_copy(update={"driver": str(row.number)})
+                break
+    others = [("driver", version) for version in newest_of_branches(seen, catalogue, available)]
+    for changes in (others, [(key, NONE) for key in ("torch", "cuda", "cudnn", "nccl")]):
+        for key, value in changes:
+            if not found and getattr(spec, key) is None:
+                nearby = spec.model_copy(update={key: value})
                 if _try(nearby, seen, catalogue, available, today):
-                    yield f'driver = "{row.number}"'
+                    found = True
+                    yield f'{key} = "{value}"'
 
 
 def _try(

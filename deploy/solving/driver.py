@@ -400,10 +400,10 @@ def _fabric(
         except Unsatisfied as missing:
             raise Refused(
                 "fabric",
-                f"the NVLink switches here need {manager} at exactly the driver's version: "
-                f"{missing}",
+                f"the NVLink switches here need {wanted[0]} at exactly the driver's "
+                f"version{' and ' + listed(list(others)) if others else ''}: {missing}",
                 source="NVIDIA fabric manager user guide (research: provisioning 2.8)",
-                unblock=_branches(offered.versions(manager)),
+                unblock=("set vendor_repository to one that has it",),
             ) from None
     count = f"{seen.nvswitches} NVSwitches" if seen.nvswitches else "NVLink 5 boards"
     reason = Reason(
@@ -415,8 +415,25 @@ def _fabric(
     return Component(version=version, packages=packages), [reason]
 
 
-def _branches(versions: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f'driver = "{upstream(full)}"' for full in versions))[:3]
+def newest_of_branches(
+    seen: Situation, catalogue: Catalogue, available: Available | Unavailable
+) -> list[str]:
+    """The newest offered driver of each long-lived branch, LTS before production."""
+    if isinstance(available, Unavailable) or not seen.gpus:
+        return []
+    names = seen.row(catalogue).packages
+    versions = {
+        upstream(full): None
+        for name in (names.module_open, names.module_closed)
+        for full in available.versions(name)
+    }
+    newest: dict[tuple[int, int], str] = {}
+    for version in versions:
+        row = catalogue.branch.get(numbers(version)[0])
+        if row and row.type in ("lts", "production") and not row.ended:
+            key = (row.type != "lts", -row.number)
+            newest[key] = max(newest.get(key, version), version, key=numbers)
+    return [newest[key] for key in sorted(newest)]
 
 
 def _pinning(name: str, available: Available) -> Packages:

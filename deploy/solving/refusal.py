@@ -23,7 +23,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
             reason=self.reason,
             rule=self.rule,
             source=self.source,
-            unblock=unblock or self.unblock,
+            unblock=unblock or self.unblock or (f"see what was found: gpufleet facts -w {host}",),
         )
 
 

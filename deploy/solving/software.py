@@ -50,7 +50,7 @@ class Ground:
 
 def choose_software(ground: Ground) -> Software:
     """The newest torch for which everything fits together. Raises Refused with the reason of the
-    first candidate that wish and policy would have taken."""
+    first candidate among those that came furthest."""
     spec = ground.spec
     python, reasons = ("", []) if spec.torch == NONE else _python(ground)
     if not ground.seen.gpus:
@@ -70,7 +70,13 @@ def choose_software(ground: Ground) -> Software:
         torch = Torch(release.version, asked, build.build, python, build.pypi)
         chosen = _why_torch(ground, release, build, asked)
         return Software(torch, cuda, cudnn, nccl, (chosen, *reasons, *why), tuple(warnings))
-    raise refused[0] if refused else _no_torch(ground)
+    raise max(refused, key=_reached) if refused else _no_torch(ground)
+
+
+def _reached(refused: Refused) -> int:
+    """How far a candidate came: the one that came furthest tells most about the wish."""
+    stages = ("python", "torch-hardware", "driver-floor")
+    return stages.index(refused.rule) if refused.rule in stages else len(stages)
 
 
 def _without_gpu(ground: Ground, python: str, reasons: list[Reason]) -> Software:

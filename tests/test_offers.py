@@ -1,0 +1,128 @@
+"""Closures of packages inside one repository: exact, together, without what excludes each other."""
+
+import pytest
+
+from deploy.solving.offers import Available, Offer, Relation, Unsatisfied, relations, upstream
+from tests import factory
+
+
+def repository(*offers: Offer) -> Available:
+    return Available(factory.repository(), list(offers))
+
+
+def versions(found: dict[str, Offer]) -> dict[str, str]:
+    return {name: offer.version for name, offer in found.items()}
+
+
+def test_a_meta_with_open_versions_takes_the_family_not_the_newest() -> None:
+    available = factory.available()
+    found = available.closure(
+        {"nvidia-open": "580.159.04-1", "nvidia-kernel-open-dkms": "580.159.04-1"}, "580.159.04"
+    )
+    assert len(found) > 8
+    assert set(versions(found).values()) == {"580.159.04-1"}
+
+
+def test_without_a_family_the_newest_is_taken() -> None:
+    found = repository(
+        Offer("meta", "1", depends="lib (>= 1)"), Offer("lib", "1"), Offer("lib", "3")
+    ).closure({"meta": "1"})
+    assert versions(found) == {"meta": "1", "lib": "3"}
+
+
+def test_what_the_repository_does_not_name_is_left_to_the_distribution() -> None:
+    found = repository(Offer("a", "1", depends="libc6 (>= 2.36), dkms | nothing")).closure(
+        {"a": "1"}
+    )
+    assert set(found) == {"a"}
+
+
+def test_a_chosen_alternative_is_enough() -> None:
+    available = repository(
+        Offer("a", "1", depends="closed (= 1) | kernel (= 1)"),
+        Offer("closed", "1", provides="kernel (= 1)", conflicts="open"),
+        Offer("open", "1", provides="kernel (= 1)", conflicts="closed"),
+    )
+    assert set(available.closure({"open": "1", "a": "1"})) == {"a", "open"}
+    assert set(available.closure({"a": "1"})) == {"a", "closed"}
+
+
+@pytest.mark.parametrize(
+    ("offers", "roots", "said"),
+    [
+        ([], {"a": "1"}, "the repository has no a"),
+        ([Offer("a", "2"), Offer("a", "3")], {"a": "1"}, "no a 1 (it has 3, 2)"),
+        (
+            [Offer("a", "1", depends="b (= 2)"), Offer("b", "1")],
+            {"a": "1"},
+            "a 1 needs b (= 2): the repository has no b (it has 1)",
+        ),
+        (
+            [Offer("a", "1", depends="b (= 2)"), Offer("b", "1"), Offer("b", "2")],
+            {"a": "1", "b": "1"},
+            "a 1 needs b (= 2): b 1 is chosen already",
+        ),
+        (
+            [Offer("a", "1", conflicts="b (<< 2)"), Offer("b", "1")],
+            {"a": "1", "b": "1"},
+            "a 1 conflicts with b 1",
+        ),
+        (
+            [Offer("a", "1", conflicts="x"), Offer("b", "1", provides="x")],
+            {"a": "1", "b": "1"},
+            "a 1 conflicts with b 1",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said(offers: list[Offer], roots: dict[str, str], said: str) -> None:
+    available = repository(*offers)
+    for _ in range(2):  # answers are remembered, refusals too
+        with pytest.raises(Unsatisfied) as reason:
+            available.closure(roots)
+        assert said in str(reason.value)
+
+
+def test_a_package_may_conflict_with_the_name_it_provides() -> None:
+    available = repository(
+        Offer("pin-1", "1", provides="pin", conflicts="pin"), Offer("pin-2", "1")
+    )
+    assert set(available.closure({"pin-1": "1", "pin-2": "1"})) == {"pin-1", "pin-2"}
+
+
+@pytest.mark.parametrize(
+    ("relation", "version", "allowed"),
+    [
+        (Relation("a", "=", "1-1"), "1-1", True),
+        (Relation("a", ">=", "1.9"), "1.10", True),
+        (Relation("a", "<<", "1:0.1"), "9", True),
+        (Relation("a", ">>", "1"), "1~rc1", False),
+        (Relation("a", "<=", "2"), "2+b1", False),
+        (Relation("a", ">=", "1"), "", False),  # a name provided without a version
+        (Relation("a"), "", True),
+        (Relation("a", "<>", "1"), "1", False),
+    ],
+)
+def test_relations(relation: Relation, version: str, allowed: bool) -> None:
+    assert relation.allows(version) is allowed
+
+
+def test_reading_relations() -> None:
+    assert relations("a (>= 1), b | c:any (= 2)") == (
+        (Relation("a", ">=", "1"),),
+        (Relation("b"), Relation("c", "=", "2")),
+    )
+    assert relations("") == ()
+
+
+@pytest.mark.parametrize(
+    ("version", "number"),
+    [
+        ("580.178.04-1", "580.178.04"),
+        ("1:4.5.2-1", "4.5.2"),
+        ("2.29.7-1+cuda12.9", "2.29.7"),
+        ("535.247.01-1~deb12u1", "535.247.01"),
+        ("no version", ""),
+    ],
+)
+def test_upstream(version: str, number: str) -> None:
+    assert upstream(version) == number
