@@ -1,3 +1,5 @@
+#!/bin/sh
+# shellcheck disable=SC2317
 # What is on this host: read-only, POSIX sh, one run, one framed answer on standard output.
 #
 # Sent by deploy/probe.py to `sh -s` after assignments of NONCE, PREFIX, INTEREST, POLICY, SERVICES
@@ -7,9 +9,9 @@
 # directory; a part that cannot be killed (a process in uninterruptible sleep) is left behind.
 # Only at the end is anything printed, so nothing can interleave:
 #   NONCE begin VERSION UID USER          then for each part
-#   NONCE part NAME STATUS                STATUS: exit code, late (time limit) or died
+#   NONCE part NAME STATUS                STATUS: exit code, late (time limit), huge or died
 #   |payload                              so that no payload line can look like a frame
-#   !first lines of its stderr
+#   (!)error                              first lines of its stderr, without the brackets
 #   NONCE done NAME PAYLOAD-LINES         and last
 #   NONCE end PARTS
 

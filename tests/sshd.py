@@ -54,6 +54,16 @@ class Sshd:
     def public_key(self, name: str) -> str:
         return " ".join((self.directory / f"{name}.pub").read_text().split()[:2])
 
+    def fingerprint(self, name: str) -> str:
+        """As ssh-keygen prints it."""
+        said = subprocess.run(
+            ["ssh-keygen", "-l", "-f", self.directory / f"{name}.pub"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return said.stdout.split()[1]
+
     def know(self, key: str, *addresses: str) -> None:
         lines = [f"[{address}]:{self.port} {key}\n" for address in addresses]
         self.known_hosts.write_text("".join(lines))

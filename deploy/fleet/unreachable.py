@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 from socket import gaierror
 from typing import Any
 
@@ -43,8 +44,11 @@ def explain(host: Host, made: Any, error: BaseException) -> Unreachable:
             found = f"the login of {user} was refused ({_one_line(cause)})"
             return _said(host, found, f"try: {_ssh(host, user)} true")
         if isinstance(cause, NoValidConnectionsError):
-            errors = sorted({_one_line(reason) for reason in cause.errors.values()})
+            reasons: list[Any] = list(cause.errors.values())
+            errors = sorted({os.strerror(why.errno) if why.errno else str(why) for why in reasons})
             return _said(host, f"no SSH server there ({', '.join(errors)})", "")
+        if "protocol version" in str(cause) or "protocol banner" in str(cause):
+            return _said(host, "what answers there is no SSH server", "check address and port")
     return _said(host, _one_line(_chain(error)[-1]) or type(error).__name__, "")
 
 
@@ -60,12 +64,14 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _changed_key(host: Host, made: Any, error: BadHostKeyException) -> Unreachable:
     place = _known_name(host, made)
+    own = f" -f {known}" if (known := host.data.get("ssh_known_hosts_file")) else ""
+    accept = _ssh(host, _user(host, made))
     return _said(
         host,
         f"the host key has changed: known_hosts has {fingerprint(error.expected_key)}, "
         f"the host shows {fingerprint(error.key)}",
         "was it installed afresh? If its console shows the second fingerprint: "
-        f"ssh-keygen -R '{place}', then accept the new key with {_ssh(host, _user(host, made))}",
+        f"ssh-keygen{own} -R '{place}', then accept the new key with {accept}",
     )
 
 
@@ -92,6 +98,8 @@ def _user(host: Host, made: Any) -> str:
 
 def _ssh(host: Host, user: str) -> str:
     words = ["ssh"]
+    if known := host.data.get("ssh_known_hosts_file"):
+        words += ["-o", f"UserKnownHostsFile={known}"]
     if config := host.data.get("ssh_config_file"):
         words += ["-F", str(config)]
     if port := host.data.get("ssh_port"):
