@@ -36,7 +36,7 @@ class Progress:
         if stream.isatty():
             self._live = Live(
                 console=Console(file=stream),
-                get_renderable=self._table,
+                get_renderable=self.table,
                 refresh_per_second=4,
                 transient=True,
             )
@@ -91,7 +91,8 @@ class Progress:
         elif always:
             self._live.console.print(Text(text))
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """The screen as it is now."""
         table = Table.grid(padding=(0, 1))
         for _ in range(3):
             table.add_column(no_wrap=True, overflow="ellipsis")
