@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
         return 0
     if os.geteuid() != 0:
         _become_root(argv)
+    paths.make_cache()
     try:
         return int(args.run(args) or 0)
     except WrongUseError as wrong:
@@ -106,7 +107,7 @@ def _become_root(argv: list[str]) -> None:
         os.execvp(
             "sudo",
             ["sudo", "-E", "env", f"XDG_CACHE_HOME={cache}", f"HOME={Path.home()}",
-             sys.executable, "-m", "tests.sim", *argv],
+             "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-m", "tests.sim", *argv],
         )  # fmt: skip
     except FileNotFoundError:
         say("needs root, and there is no sudo")

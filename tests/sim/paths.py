@@ -17,6 +17,14 @@ def cache() -> Path:
     return Path(home) / "gpufleet" / "sim"
 
 
+def make_cache() -> None:
+    """Make the cache directory, as the user's own when sudo runs this."""
+    missing = [d for d in (cache(), *cache().parents) if not d.exists()]
+    for directory in reversed(missing):
+        directory.mkdir()
+        give_to_user(directory)
+
+
 def fleets() -> Path:
     """Return the directory that holds one directory per fleet."""
     return cache() / "fleets"
