@@ -60,7 +60,8 @@ def _recorded_count(facts: NodeFacts, key: str) -> int:
 
 
 def document(wanted: Wanted, facts: NodeFacts) -> dict[str, Any]:
-    """The expected state: plain JSON values, no times, equal for equal stacks and hardware."""
+    """The expected state, as JSON on the host: no times in it, equal for equal stacks and
+    hardware."""
     stack, environment = wanted.stack, wanted.stack.environment
     driver = stack.driver
     services = [PERSISTENCE] if driver else []
@@ -99,14 +100,10 @@ def document(wanted: Wanted, facts: NodeFacts) -> dict[str, Any]:
     }
 
 
-def text(wanted: Wanted, facts: NodeFacts) -> str:
-    """The document as it lies on the host."""
-    return json.dumps(document(wanted, facts), indent=1, sort_keys=True) + "\n"
-
-
 def _recorded(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     state = known(facts, "state", facts.state)
-    content, found = text(wanted, facts), document(wanted, facts)
+    found = document(wanted, facts)
+    content = json.dumps(found, indent=1, sort_keys=True) + "\n"
     current = state.get(STACK, "")
     record = {
         STACK: wanted.stack.id,

@@ -24,7 +24,7 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         return []
     lacks = difference(fabric.packages, known(facts, "packages", facts.packages))
     if not lacks:
-        return running_step(NAME, UNIT, facts, driver.version)
+        return running_step(NAME, UNIT, facts, driver)
     stop = MUST_BE_IDLE + f"if systemctl is-active -q {UNIT}; then systemctl stop {UNIT}; fi\n"
     package = Step(
         layer=NAME,
@@ -38,4 +38,4 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         disruptive=lacks.replaces,
         download=lacks.download,
     )
-    return [package, *running_step(NAME, UNIT, facts, driver.version, will_stop=True)]
+    return [package, *running_step(NAME, UNIT, facts, driver, will_stop=True)]

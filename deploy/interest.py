@@ -3,7 +3,8 @@
 PACKAGES = (
     r"^(nvidia|libnvidia|xserver-xorg-video-nvidia|firmware-nvidia|cuda|libcuda|libcudnn|cudnn"
     r"|libnccl|libcublas|libcufft|libcurand|libcusolver|libcusparse|libnvjitlink|libnvrtc|libnpp"
-    r"|libnvsdm|libnvoptix|nvlsm|nvlink|nsight|datacenter-gpu-manager|dcgm|gdrdrv|gdrcopy"
+    r"|libcufile|libcuobj|libnv|gds-tools"
+    r"|nvlsm|nvlink|nsight|datacenter-gpu-manager|dcgm|gdrdrv|gdrcopy"
     r"|dkms$|linux-headers-|linux-image-|linux-kbuild|linux-modules-nvidia"
     r"|gcc(-[0-9]+)?$|g[+][+](-[0-9]+)?$|make$|build-essential$"
     r"|python3$|python3([.][0-9]+)?-(venv|dev)$|libpython3([.][0-9]+)?-dev$"

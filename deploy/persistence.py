@@ -13,4 +13,4 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     driver = wanted.stack.driver
     if driver is None:
         return []
-    return running_step(NAME, UNIT, facts, driver.version)
+    return running_step(NAME, UNIT, facts, driver)

@@ -2,7 +2,10 @@
 
 from deploy.facts import NodeFacts
 from deploy.known import known
+from deploy.module import runs as loaded
+from deploy.packages import difference
 from deploy.shell import assign, script
+from deploy.stack import Driver
 from deploy.steps import Command, Step
 
 ENABLED = frozenset({"enabled", "enabled-runtime", "static", "indirect", "alias", "generated"})
@@ -35,28 +38,34 @@ def runs(facts: NodeFacts, unit: str) -> bool:
 
 
 def running_step(
-    layer: str, unit: str, facts: NodeFacts, driver: str, *, will_stop: bool = False
+    layer: str, unit: str, facts: NodeFacts, driver: Driver, *, will_stop: bool = False
 ) -> list[Step]:
-    """The step that enables and starts `unit`, which works with driver version `driver` only.
+    """The step that enables and starts `unit`, which works with its own driver's version only.
 
     While another driver is loaded it is only enabled; the boot that brings the driver starts it.
-    `will_stop` tells that an earlier step of the same plan stops it.
+    `will_stop` tells that an earlier step of the same plan stops it; a change of the driver does
+    so in any case.
     """
-    if runs(facts, unit) and not will_stop:
+    changes = bool(difference(driver.packages, known(facts, "packages", facts.packages)))
+    with_driver = changes or not loaded(known(facts, "modules", facts.modules), driver)
+    fine = runs(facts, unit)
+    if fine and not will_stop and not with_driver:
         return []
     service = known(facts, "services", facts.services).get(f"{unit}.service")
-    found = (
-        "not there"
-        if service is None or service.load == "not-found"
-        else (f"{service.active}, {service.enabled}")
-    )
+    if fine:
+        why = "it stops while the driver or its own package changes"
+    elif service is None or service.load == "not-found":
+        why = "there is no such unit yet"
+    else:
+        why = f"found {service.active}, {service.enabled}"
+    start = Command(shell=script(assign(unit=unit, version=driver.version), _START), timeout_s=300)
     return [
         Step(
             layer=layer,
             title=f"{unit} is enabled and runs",
-            why=f"found {found}" if not will_stop else "it is stopped while it changes",
-            commands=(
-                Command(shell=script(assign(unit=unit, version=driver), _START), timeout_s=300),
-            ),
+            why=why,
+            commands=(start,),
+            # It belongs to the change that stops it: without that there is nothing to start.
+            disruptive=fine,
         )
     ]

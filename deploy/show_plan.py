@@ -85,19 +85,35 @@ def render(view: View) -> list[Line]:
     return [*lines, ("", ""), ("bold", f"next: {_next(view, figures)}")]
 
 
-def explain(solution: Solution, plan: HostPlan | None) -> list[Line]:
-    """The chain of reasons for one host."""
+def explain(solution: Solution, plan: HostPlan, today: Solution | None = None) -> list[Line]:
+    """The chain of reasons for one host. `today` is what solving gives now, beside a lock."""
     lines: list[Line] = [("bold", solution.host)]
+    told = solution
+    if today is not None and solution.stack is not None:
+        locked = f"  the lock says stack {solution.stack.id}"
+        if today.stack == solution.stack:
+            lines.append(("dim", f"{locked}; solving again today gives the same, because:"))
+            told = today
+        elif today.stack is not None:
+            lines += [("dim", f"{locked}:"), *_reasons(solution)]
+            lines.append(("", f"  today the answer would be stack {today.stack.id}:"))
+            told = today
+    lines += _reasons(told)
+    blocked = solution.blocked or plan.blocked
+    if blocked is not None:
+        lines += _blocked(blocked)
+    warnings = dict.fromkeys((*told.warnings, *plan.warnings))
+    return lines + [("yellow", f"  warning: {printable(text)}") for text in warnings]
+
+
+def _reasons(solution: Solution) -> list[Line]:
+    lines: list[Line] = []
     width = max((len(reason.part) for reason in solution.reasons), default=0)
     for reason in solution.reasons:
         lines.append(("cyan", f"  {reason.part:<{width}}  {printable(reason.choice)}"))
         lines.append(("", f"  {'':<{width}}  because {printable(reason.because)}"))
         lines.append(("dim", f"  {'':<{width}}  source: {printable(reason.source)}"))
-    blocked = solution.blocked or (plan.blocked if plan else None)
-    if blocked is not None:
-        lines += _blocked(blocked)
-    warnings = dict.fromkeys((*solution.warnings, *(plan.warnings if plan else ())))
-    return lines + [("yellow", f"  warning: {printable(text)}") for text in warnings]
+    return lines
 
 
 def _many(count: int, what: str) -> str:

@@ -5,7 +5,6 @@ index can slip in another project's file. An environment in use stays on disk un
 process has ended; the one before the current stays for a rollback.
 """
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.env_build import BUILD, PLACE, TIDY, network, preamble
@@ -70,9 +69,8 @@ def versions(environment: TorchEnvironment) -> dict[str, str]:
     """Normalised name -> version of every locked wheel."""
     found: dict[str, str] = {}
     for line in environment.requirements:
-        requirement = Requirement(line.split(" --hash=")[0].strip())
-        (exact,) = requirement.specifier
-        found[canonicalize_name(requirement.name)] = exact.version
+        name, _, rest = line.partition("==")
+        found[canonicalize_name(name)] = rest.split(maxsplit=1)[0]
     return found
 
 

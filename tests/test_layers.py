@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -25,12 +26,12 @@ from deploy.facts import (
 )
 from deploy.fleet.spec import NodeSpec
 from deploy.idle import SERVICES
-from deploy.interest import DRIVER_DAEMONS
+from deploy.interest import DRIVER_DAEMONS, PACKAGES
 from deploy.plan import LAYERS, plan_host
 from deploy.stack import PackagePin
 from deploy.steps import Wanted
 from tests.conformed import conformed
-from tests.factory import KERNEL, environment, facts, solved
+from tests.factory import KERNEL, environment, facts, offers, solved
 
 HARDWARE = ("hgx-h100", "l40s", "v100", "none")
 OLD, NEW = "580.159.04", "580.178.04"
@@ -275,7 +276,10 @@ class TestDriver:
             f"modules {NEW} (open) exist for kernel {KERNEL}",
             f"driver {NEW} (open modules) is loaded",
         ]
-        assert disruptive(wish, found) == titles(driver, wish, found)
+        assert disruptive(wish, found) == [
+            *titles(driver, wish, found),
+            "nvidia-persistenced is enabled and runs",
+        ]
         (first, *_) = driver.steps(wish, found)
         assert first.why == (
             f"firmware-nvidia-gsp, libcuda1, libcudadebugger1 and 9 more found at {OLD}-1, "
@@ -403,6 +407,29 @@ def at_version(wish: Wanted, hardware: str, version: str) -> NodeFacts:
         }
     )
     return found.model_copy(update={"packages": changed(found, **names), "modules": modules})
+
+
+TOOLKIT = (
+    "cuda-cupti-13-0",
+    "gds-tools-13-0",
+    "libcufile-dev-13-0",
+    "libnpp-13-0",
+    "libnvcuvid1",
+    "libnvfatbin-13-0",
+    "libnvjpeg-13-0",
+    "libnvptxcompiler-13-0",
+    "libnvvm-13-0",
+    "nsight-compute-2025.3.1",
+)
+"""Members of the vendor's toolkit and driver that the simulated repository does not have
+(research: provisioning 2.9; the redistributable list of CUDA 13.0.2)."""
+
+
+def test_the_probe_reports_every_package_that_a_lock_may_name() -> None:
+    """A package that the probe leaves out would look missing for ever."""
+    names = {offer.name for offer in offers()} | set(TOOLKIT)
+    names |= {"linux-headers-6.1.0-40-amd64", "dkms", "ca-certificates", "g++", "python3-venv"}
+    assert [name for name in sorted(names) if not re.search(PACKAGES, name)] == []
 
 
 class TestServices:

@@ -43,7 +43,7 @@ class TestBusy:
         plan = plan_host(wish, found)
         assert plan.verdict == "busy"
         waits = {step.layer for step in plan.steps if step.disruptive}
-        assert waits == {"pins", "driver", "expected"}
+        assert waits == {"pins", "driver", "persistence", "expected"}
         assert {step.layer for step in plan.steps if not step.disruptive} == {
             "os-base",
             "repository",
@@ -143,7 +143,10 @@ class TestReboot:
         plan = plan_host(wish, conformed(wish, "l40s", modules=loaded))
         assert plan.reboot is not None
         assert plan.reboot.expected
-        assert [step.title for step in plan.steps] == [f"driver {NEW} (open modules) is loaded"]
+        assert [step.title for step in plan.steps] == [
+            f"driver {NEW} (open modules) is loaded",
+            "nvidia-persistenced is enabled and runs",
+        ]
 
 
 class TestWarnings:
@@ -246,13 +249,29 @@ class TestShown:
     def test_explains_a_choice_with_its_source(self) -> None:
         reason = Reason(part="driver", choice="580.178.04", because="LTS", source="row 580")
         told = explain(
-            Solution(host="h1", stack=None, blocked=BLOCK, reasons=(reason,), warnings=("w",)), None
+            Solution(host="h1", stack=None, blocked=BLOCK, reasons=(reason,), warnings=("w",)),
+            HostPlan(host="h1", blocked=BLOCK),
         )
         lines = [line for _style, line in told]
         assert "  driver  580.178.04" in lines
         assert "          because LTS" in lines
         assert "  warning: w" in lines
         assert "  A and B" in lines
+
+    def test_explains_a_lock_by_solving_again(self) -> None:
+        def solution(hardware: str, because: str) -> Solution:
+            reason = Reason(part="driver", choice="580", because=because, source="s")
+            stack = wanted(hardware).stack
+            return Solution(host="h1", stack=stack, blocked=None, reasons=(reason,), warnings=())
+
+        keep = HostPlan(host="h1")
+        locked = solution("l40s", "the lock says so")
+        same = explain(locked, keep, solution("l40s", "LTS"))
+        assert "solving again today gives the same" in str(same)
+        assert "the lock says so" not in str(same)
+        assert "because LTS" in str(same)
+        other = str(explain(locked, keep, solution("v100", "V100")))
+        assert other.index("the lock says so") < other.index("today the answer would be stack")
 
     @pytest.mark.parametrize(
         ("count", "said"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (3 * 10**9, "3.0 GB")]

@@ -13,7 +13,7 @@ from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.lock import lock_path, read_lock
-from deploy.locking import answers
+from deploy.locking import answers, solve_fleet
 from deploy.plan import HostPlan, plan_host
 from deploy.progress import looking
 from deploy.show_plan import Line, View, counts, explain, render
@@ -38,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     fleet = read_inventory(arguments.inventory)
-    if arguments.limit:
+    if arguments.limit is not None:
         fleet = fleet.limit(arguments.limit)
-    if arguments.explain:
+    if arguments.explain is not None:
         fleet = _only(fleet, arguments.explain)
+    _writable(arguments.json)
     path = lock_path(Path(arguments.inventory))
     lock = read_lock(path)
     say = sys.stderr if arguments.json == "-" else sys.stdout
@@ -59,8 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         notes={name: _notes(solution) for name, solution in solutions.items()},
     )
     code = exit_code(view, check=arguments.check)
-    if arguments.explain and arguments.explain not in view.unreachable:
-        lines = explain(solutions[arguments.explain], plans.get(arguments.explain))
+    if arguments.explain in plans:
+        # A lock holds answers, not reasons: those come from solving once more, today.
+        today = solve_fleet(fleet, found)[arguments.explain] if lock else None
+        lines = explain(solutions[arguments.explain], plans[arguments.explain], today)
     else:
         lines = render(view)
     _print(lines, Console(file=say))
@@ -131,6 +134,12 @@ def _only(fleet: Fleet, name: str) -> Fleet:
     if name not in fleet.hosts:
         raise WrongInput([Fault("plan", "--explain", f"found {name!r}: no host of {fleet.name}")])
     return Fleet(fleet.name, fleet.path, {name: fleet.hosts[name]})
+
+
+def _writable(where: str | None) -> None:
+    """Refuse a file that cannot be written before anything is looked at."""
+    if where not in (None, "-") and not Path(str(where)).absolute().parent.is_dir():
+        raise WrongInput([Fault("plan", "--json", f"found {where!r}: its folder does not exist")])
 
 
 def _notes(solution: Solution) -> tuple[str, ...]:
