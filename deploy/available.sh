@@ -26,10 +26,10 @@ mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/state"
 : >"$work/status"
 command -v apt-get >/dev/null || refuse apt
 
-# The host's own way to the network stays (proxies, timeouts); its sources, pins and hooks do not
-# count here.
+# The host's own way to the network stays (proxies, certificates); its sources, pins, hooks and
+# relaxed checks do not count here.
 {
-    apt-config dump | grep '^Acquire::'
+    apt-config dump | grep -E '^Acquire::(https?|ForceIPv[46])\b'
     cat <<EOF
 Dir::Etc::main "/dev/null";
 Dir::Etc::parts "/dev/null";
@@ -48,6 +48,7 @@ Acquire::Languages "none";
 Acquire::AllowInsecureRepositories "false";
 Acquire::AllowWeakRepositories "false";
 Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::Check-Date "true";
 Acquire::Check-Valid-Until "true";
 Acquire::GzipIndexes "false";
 Acquire::PDiffs "false";

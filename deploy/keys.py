@@ -13,7 +13,7 @@ def one_key(key: bytes, fingerprint: str) -> str:
     """The key alone, armoured, when the file holds this certificate and nothing else.
 
     apt trusts every certificate in a keyring, so a second one is refused, and what is handed on is
-    written anew from what was read. Raises WrongKey.
+    the public part of what was read, written anew. Raises WrongKey.
     """
     blocks = key.count(b"-----BEGIN PGP")
     try:
@@ -25,8 +25,6 @@ def one_key(key: bytes, fingerprint: str) -> str:
     found = str(certificates[0].fingerprint).upper()
     if found != fingerprint:
         raise WrongKey(f"the key is {found}, wanted {fingerprint}")
-    if certificates[0].has_secret_keys:
-        raise WrongKey("the key file holds a secret key")
     return str(certificates[0])
 
 

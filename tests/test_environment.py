@@ -1,0 +1,265 @@
+"""Environments that the real uv resolves, from wheels made here and served on loopback."""
+
+import dataclasses
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import environment
+from deploy.environment import Resolver, Unresolved, environment_id, resolve
+from deploy.solve import EnvironmentWish
+from tests.sim.vendor.wheelhouse import write
+from tests.sim.vendor.wheels import Wheel
+from tests.sim_vendor.conftest import serve
+
+__all__ = ["serve"]  # a fixture
+
+MANYLINUX = "cp311-cp311-manylinux_2_28_x86_64"
+NEEDS = ("filelock",)
+
+
+def wheel(name: str, number: str, tag: str = "py3-none-any", needs: tuple[str, ...] = ()) -> Wheel:
+    return Wheel(name, number, (), requires=needs, tag=tag)
+
+
+class Index:
+    """A PEP 503 index of wheels made here."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder = folder
+        self.url = address
+
+    def add(self, *wheels: Wheel) -> list[str]:
+        """Write and list wheels; returns their digests."""
+        found = []
+        for one in wheels:
+            home = self.folder / one.name
+            home.mkdir(parents=True, exist_ok=True)
+            found.append("sha256:" + hashlib.sha256(write(one, {}, home).read_bytes()).hexdigest())
+            (home / f"{one.filename}.metadata").unlink()
+            self._list(home)
+        return found
+
+    def add_source(self, name: str, number: str) -> None:
+        home = self.folder / name
+        home.mkdir(parents=True)
+        (home / f"{name}-{number}.tar.gz").write_bytes(b"never unpacked")
+        self._list(home)
+
+    def _list(self, home: Path) -> None:
+        links = "".join(
+            f'<a href="{path.name.replace("+", "%2B")}">{path.name}</a>\n'
+            for path in sorted(home.iterdir())
+            if path.suffix != ".html"
+        )
+        (home / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+
+
+@pytest.fixture
+def index(tmp_path: Path, serve: Any) -> Index:
+    """An index that has everything but torch."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    made = Index(folder, serve(folder))
+    made.add(wheel("numpy", "2.4.6", MANYLINUX), wheel("numpy", "2.3.0", MANYLINUX))
+    made.add(wheel("nvidia-ml-py", "13.615.71"), wheel("filelock", "4.2.11"))
+    made.add(wheel("uv", version("uv"), "py3-none-manylinux_2_17_x86_64"))
+    return made
+
+
+@pytest.fixture
+def torch_index(tmp_path: Path, serve: Any) -> Index:
+    folder = tmp_path / "torch"
+    folder.mkdir()
+    return Index(folder, serve(folder))
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+
+
+def torch(build: str, number: str = "2.13.0") -> Wheel:
+    return wheel("torch", number + (f"+{build}" if build else ""), MANYLINUX, NEEDS)
+
+
+def wish(index: Index, **changes: Any) -> EnvironmentWish:
+    values: dict[str, Any] = {
+        "platform": "x86_64-manylinux_2_28",
+        "python": "3.11",
+        "torch": "2.13.0",
+        "build": "cu126",
+        "hardware_build": "cu126",
+        "pypi": False,
+        "vendor_index": "http://127.0.0.1:9/whl/cu126",
+        "requirements": ("numpy", "nvidia-ml-py"),
+        "index": index.url,
+        "torch_index": "",
+        "find_links": (),
+    }
+    return EnvironmentWish(**{**values, **changes})
+
+
+def names(requirements: tuple[str, ...]) -> list[str]:
+    return [line.split(" ", 1)[0] for line in requirements]
+
+
+def test_an_environment_is_locked_by_hash(index: Index, torch_index: Index) -> None:
+    (digest,) = torch_index.add(torch("cu126"))
+    found = resolve(wish(index, torch_index=torch_index.url))
+    assert names(found.requirements) == [
+        "filelock==4.2.11",
+        "numpy==2.4.6",
+        "nvidia-ml-py==13.615.71",
+        "torch==2.13.0+cu126",
+    ]
+    assert found.requirements[-1] == f"torch==2.13.0+cu126 --hash={digest}"
+    assert all(line.count("--hash=sha256:") == 1 for line in found.requirements)
+    assert found.uv == version("uv")
+    assert len(found.uv_hashes) == 1
+    assert (found.index, found.torch_index) == (index.url, torch_index.url)
+    assert found.id == environment_id(found)
+
+
+def test_only_hashes_of_wheels_for_the_platform_are_kept(index: Index, torch_index: Index) -> None:
+    torch_index.add(torch("cu126"))
+    (wanted,) = index.add(wheel("einops", "1.0", MANYLINUX))
+    index.add(
+        wheel("einops", "1.0", "cp312-cp312-manylinux_2_28_x86_64"),
+        wheel("einops", "1.0", "cp311-cp311-musllinux_1_2_x86_64"),
+        wheel("einops", "1.0", "cp311-cp311-manylinux_2_28_aarch64"),
+        wheel("einops", "1.0", "cp311-cp311-macosx_14_0_arm64"),
+    )
+    found = resolve(wish(index, torch_index=torch_index.url, requirements=("einops",)))
+    assert f"einops==1.0 --hash={wanted}" in found.requirements
+
+
+def test_equal_wishes_have_equal_ids_and_others_have_others(
+    index: Index, torch_index: Index
+) -> None:
+    torch_index.add(torch("cu126"))
+    asked = wish(index, torch_index=torch_index.url)
+    first = resolve(asked)
+    assert resolve(asked) == first
+    assert resolve(dataclasses.replace(asked, hardware_build="cu130")).id == first.id
+    assert resolve(dataclasses.replace(asked, requirements=("numpy<2.4",))).id != first.id
+
+
+def test_folders_come_before_the_vendors_index(index: Index, tmp_path: Path) -> None:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    write(torch("cpu"), {}, folder)
+    found = resolve(wish(index, build="cpu", find_links=(str(folder),)))
+    assert "torch==2.13.0+cpu" in names(found.requirements)
+    assert found.torch_index == ""
+    assert found.find_links == (str(folder),)
+
+
+def test_the_vendors_index_is_asked_when_no_folder_has_the_build(
+    index: Index, torch_index: Index, tmp_path: Path
+) -> None:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    write(torch("cpu"), {}, folder)
+    torch_index.add(torch("cu126"))
+    found = resolve(wish(index, vendor_index=torch_index.url, find_links=(str(folder),)))
+    assert "torch==2.13.0+cu126" in names(found.requirements)
+    assert found.torch_index == torch_index.url
+
+
+def test_a_cpu_wheel_in_a_folder_never_stands_in_for_the_default_build(
+    index: Index, tmp_path: Path
+) -> None:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    write(torch("cpu"), {}, folder)
+    asked = wish(index, build="cu130", pypi=True, find_links=(str(folder),))
+    with pytest.raises(Unresolved):
+        resolve(asked)
+    index.add(torch(""))
+    found = resolve(asked)
+    assert "torch==2.13.0" in names(found.requirements)
+    assert found.torch_index == ""
+
+
+def test_another_build_under_the_same_number_is_refused(index: Index) -> None:
+    index.add(torch("cu118"))
+    with pytest.raises(Unresolved) as reason:
+        resolve(wish(index, build="cu130", pypi=True))
+    assert "found torch 2.13.0+cu118, wanted build cu130" in str(reason.value)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "said"),
+    [
+        ("nosuchthing", "nosuchthing was not found"),
+        ("numpy>=99", "numpy>=99"),
+        ("torch==2.0", "torch"),
+        ("onlysource", "onlysource"),
+    ],
+)
+def test_what_cannot_be_resolved_is_said_in_uvs_words(
+    index: Index, torch_index: Index, requirement: str, said: str
+) -> None:
+    torch_index.add(torch("cu126"))
+    index.add_source("onlysource", "1.0")
+    with pytest.raises(Unresolved) as reason:
+        resolve(wish(index, torch_index=torch_index.url, requirements=(requirement,)))
+    assert said in str(reason.value)
+    assert len(str(reason.value)) < 2000
+
+
+def test_an_index_that_is_not_there_is_said_without_credentials(index: Index) -> None:
+    with pytest.raises(Unresolved) as reason:
+        resolve(wish(index, torch_index="http://me:hunter2@127.0.0.1:9/simple"))
+    assert "127.0.0.1:9/simple" in str(reason.value)
+    assert "hunter2" not in str(reason.value)
+
+
+def test_only_the_inventorys_places_count(
+    index: Index, torch_index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch_index.add(torch("cu126"))
+    folder = tmp_path / "other"
+    folder.mkdir()
+    write(wheel("numpy", "99.0", MANYLINUX), {}, folder)
+    for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_FIND_LINKS", str(folder))
+    config = tmp_path / "uv.toml"
+    config.write_text('index-url = "http://127.0.0.1:9/simple"\n')
+    monkeypatch.setenv("UV_CONFIG_FILE", str(config))
+    found = resolve(wish(index, torch_index=torch_index.url))
+    assert "numpy==2.4.6" in names(found.requirements)
+
+
+def test_a_wish_is_resolved_once_in_a_run(
+    index: Index, torch_index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch_index.add(torch("cu126"))
+    calls = []
+    real = environment._compile
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(environment, "_compile", counted)
+    resolver = Resolver()
+    asked = wish(index, torch_index=torch_index.url)
+    impossible = dataclasses.replace(asked, requirements=("nosuchthing",))
+    assert resolver(asked) is resolver(dataclasses.replace(asked))
+    assert len(calls) == 2  # the environment, and uv itself
+    assert isinstance(resolver(impossible), str)
+    assert resolver(impossible) == resolver(impossible)
+    assert len(calls) == 3
+
+
+def test_a_uv_that_hangs_is_left(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "TIMEOUT_S", 0.01)
+    with pytest.raises(Unresolved, match="no answer after"):
+        resolve(wish(index, torch_index=index.url))
