@@ -34,7 +34,7 @@ class Block:
 
 def folded(hosts: Mapping[str, tuple[Row, ...]]) -> list[Block]:
     """Blocks of equal hosts, the largest first; a block that resembles an earlier whole one
-    (at most a third of its rows differ) shows only its differences."""
+    (at most half of its rows differ) shows only its differences."""
     groups: dict[tuple[Row, ...], list[str]] = defaultdict(list)
     for name, rows in hosts.items():
         groups[rows].append(name)
@@ -45,7 +45,7 @@ def folded(hosts: Mapping[str, tuple[Row, ...]]) -> list[Block]:
         whole = Block(tuple(names), fold(names), rows)
         near = [_but(whole, earlier) for earlier in blocks if not earlier.like]
         best = min(near, key=lambda block: len(block.rows) + len(block.gone), default=whole)
-        few = 3 * (len(best.rows) + len(best.gone)) <= len(rows)
+        few = 2 * (len(best.rows) + len(best.gone)) <= len(rows)
         blocks.append(best if best.like and few else whole)
     return blocks
 

@@ -63,7 +63,7 @@ def _first(nodes: str) -> str:
 def _row(row: Row, width: int) -> Iterator[Text]:
     indent = " " * (LABEL + 4)
     mark = "!" if row.notable else " "
-    style = "yellow" if row.notable else ""
+    style = "not dim yellow" if row.notable else "not dim"
     first = True
     for paragraph in row.text.splitlines() or [""]:
         wrapped = textwrap.wrap(paragraph, width - len(indent), break_on_hyphens=False) or [""]
@@ -71,7 +71,7 @@ def _row(row: Row, width: int) -> Iterator[Text]:
             text = Text(f"{mark} {row.label:<{LABEL}}  " if first else indent, style="dim")
             if first and row.notable:
                 text.stylize("bold yellow", 0, 1)
-            text.append(line, style=style or "not dim")
+            text.append(line, style=style)
             first = False
             yield text
 
