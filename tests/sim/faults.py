@@ -71,6 +71,7 @@ def catalogue() -> str:
 def apply(n: Node, fault: str) -> None:
     """Bring a fault upon a running node; raise WrongUseError when it does not fit there."""
     kind, argument = parse(fault)
+    node.booted(n)
     if kind.marker(argument).rpartition("/")[2] in active(n):
         return
     marker = shlex.quote(kind.marker(argument))
@@ -85,9 +86,10 @@ def apply(n: Node, fault: str) -> None:
 
 def heal(n: Node, fault: str | None = None) -> list[str]:
     """Take a fault (all of them without `fault`) away from a node; return those that were there."""
+    kind, argument = parse(fault) if fault is not None else (None, "")
+    node.booted(n)
     wanted = active(n)
-    if fault is not None:
-        kind, argument = parse(fault)
+    if kind is not None:
         wanted = [f for f in wanted if f in (kind.name, kind.marker(argument).rpartition("/")[2])]
     for name in reversed(wanted):
         kind, argument = parse(name)
@@ -109,7 +111,6 @@ def active(n: Node) -> list[str]:
 
 
 def _run(n: Node, kind: Kind, action: str, argument: str) -> None:
-    node.inside(n, "systemctl is-system-running --wait >&2 || true")  # it may just be booting
     command = [*node.enter(n), f"{_IN_NODE}/{kind.name}", action, *([argument] if argument else [])]
     done = run(*command, check=False, timeout=120)
     if done.returncode != 0:

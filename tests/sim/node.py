@@ -93,6 +93,19 @@ def inside(node: Node, script: str, check: bool = True, timeout: float = 60) -> 
     return run(*enter(node), "sh", "-s", text=script, check=check, timeout=timeout).stdout
 
 
+def booted(node: Node, deadline_s: float = 60) -> None:
+    """Wait until a node that is on has booted; services may still be starting, or hanging."""
+    end = time.monotonic() + deadline_s
+    ask = ("sh", "-c", "systemctl is-system-running; systemctl is-active basic.target")
+    while True:
+        state = run(*enter(node), *ask, check=False, timeout=30).stdout.split()
+        if state and state[0] in ("running", "degraded", "starting") and state[-1] == "active":
+            return
+        if time.monotonic() > end:
+            raise SimError(f"{node.name} did not boot within {deadline_s} s: {' '.join(state)}")
+        time.sleep(0.1)
+
+
 def _children(pid: int) -> list[int]:
     try:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
