@@ -258,6 +258,10 @@ def test_faults_of_an_installed_driver(pristine: LiveFleet) -> None:
     with pristine.broken(H100, "mig:3"):
         asked = "nvidia-smi --query-gpu=mig.mode.current --format=csv,noheader"
         assert pristine.ssh(H100, asked).ok().splitlines().count("Enabled") == 1
+        pristine.reboot(H100)
+        instances = "ls -d /proc/driver/nvidia/capabilities/gpu*/mig/gi*"
+        assert pristine.ssh(H100, instances).ok().count("/gpu3/") == 1
+    assert pristine.ssh(H100, instances).status != 0
 
 
 def test_an_unreachable_node_stays_so_over_a_reboot(fleet: LiveFleet) -> None:

@@ -14,6 +14,11 @@ from tests.sim.fleet import existing
 from tests.sim.proc import SimError, WrongUseError, say
 from tests.sim.profiles import FLEETS, HARDWARE
 
+_VARIABLES = (
+    "SIM_MIRROR names the Debian mirror and SIM_DNS the resolver of the nodes, where this machine's "
+    "own do not serve. Everything is kept in $XDG_CACHE_HOME/gpufleet/sim (~/.cache without it)."
+)
+
 
 def main(argv: list[str]) -> int:
     """Run one command; 0 done, 1 failed, 2 wrong arguments and nothing done."""
@@ -115,7 +120,9 @@ def _become_root(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sim", description=__doc__, epilog=_VARIABLES
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: object, help: str) -> argparse.ArgumentParser:

@@ -6,16 +6,14 @@ as on a host where it is not installed.
 
 import glob
 import os
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import hardware
 import klog
 from hardware import MODULES, PROC_DRIVER, bind, bound_to, fault, write
+from modconf import RELEASE, barred, module_file
 
-RELEASE = os.uname().release
 COMPANIONS = ("nvidia_modeset", "nvidia_uvm")
 VFIO = ("vfio_pci",)
 NO_GSP = ("0x1db5",)  # Volta: no GSP, so no open module, and dropped by branches after 580
@@ -29,36 +27,6 @@ class RefusedError(Exception):
 def loaded(name):
     """Tell whether a module is loaded."""
     return (MODULES / name / "initstate").exists()
-
-
-def module_file(name):
-    """Return (version, license) of an installed module by the real modinfo, None without one."""
-    for spelling in (name, name.replace("_", "-")):
-        asked = ["/sbin/modinfo", "-k", RELEASE, "-0", "-F"]
-        version = subprocess.run([*asked, "version", spelling], capture_output=True, text=True)
-        if version.returncode == 0:
-            licence = subprocess.run([*asked, "license", spelling], capture_output=True, text=True)
-            return version.stdout.strip("\0\n"), licence.stdout.strip("\0\n")
-    return None
-
-
-def settings(directories):
-    """Return the lines of modprobe.d directories; a file hides its namesake in a later one."""
-    files = {}
-    for directory in reversed(directories):
-        files |= {os.path.basename(f): f for f in glob.glob(f"{directory}/*.conf")}
-    lines = [
-        line.strip() for f in sorted(files) for line in Path(files[f]).read_text().splitlines()
-    ]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def barred(name, directories=("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d")):
-    """Tell whether a module is blacklisted or its install is replaced by a no-op."""
-    wanted = re.compile(
-        rf"blacklist\s+{_either(name)}\s*$|install\s+{_either(name)}\s+\S*(false|true)\b"
-    )
-    return any(wanted.match(line) for line in settings(directories))
 
 
 def load(name):
@@ -137,12 +105,24 @@ def show_driver(version, kind, slots):
                 "GPU Excluded:\t No",
             )
             device_file(f"nvidia{minor}")
+            show_mig(minor)
     for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"):
         device_file(name)
     for index, _ in enumerate(hardware.nvidia_functions("0x068000")):
         device_file(f"nvidia-nvswitch{index}")
     if hardware.nvidia_functions("0x068000"):
         device_file("nvidia-nvswitchctl")
+
+
+def show_mig(index):
+    """Show a MIG instance of a GPU while the driver is loaded and NVML says that it has one."""
+    mode = hardware.NVML / str(index) / "mig_mode"
+    directory = PROC_DRIVER / f"nvidia/capabilities/gpu{index}/mig"
+    if not loaded("nvidia") or not mode.exists() or mode.read_text().strip() != "1":
+        shutil.rmtree(directory, ignore_errors=True)
+    else:
+        access = "DeviceFileMinor: 3\nDeviceFileMode: 292\nDeviceFileModify: 1"
+        write(directory / "gi1/access", access)
 
 
 def device_file(name):
@@ -213,7 +193,3 @@ def boot():
             load("nvidia")
         except RefusedError as refused:
             klog.say(f"modprobe: {refused}")
-
-
-def _either(name):
-    return name.replace("_", "[-_]")
