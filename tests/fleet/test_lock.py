@@ -164,3 +164,38 @@ def test_the_temporary_folder_of_a_node_may_be_full_of_others(lab: Lab) -> None:
         assert lab.fleet.root(node, "ls -A /tmp | grep gpufleet").ok().split() == ["gpufleet-other"]
     finally:
         lab.fleet.root(node, "rmdir /tmp/gpufleet-other").ok()
+
+
+def test_what_was_applied_is_kept_by_an_upgrade_and_can_be_adopted(
+    pristine: LiveFleet, tmp_path: Path
+) -> None:
+    lab = Lab(pristine, tmp_path)
+    lab.hosts = {"h100-01": {}, "v100-01": {}}
+    lab.write()
+    assert lab.run("lock").status == 0
+    first = lab.lock.read_bytes()
+    applied = lab.run("apply", "--yes", "--reboot")
+    assert applied.status == 0, applied
+    upgraded = lab.run("lock", "--upgrade")
+    assert upgraded.status == 0, upgraded
+    assert "nothing changed" in upgraded.out, upgraded.out
+    assert lab.lock.read_bytes() == first
+    solved = lab.stacks()
+    lab.lock.unlink()
+    adopted = lab.run("adopt")
+    assert adopted.status == 0, adopted
+    for name, stack in lab.stacks().items():
+        for part in ("driver", "fabric", "cudnn", "nccl"):
+            assert versions(stack[part]) == versions(solved[name][part]), (name, part)
+        assert stack["cuda"]["version"] == solved[name]["cuda"]["version"]
+        assert stack["repository"] is None
+    # Only files of ours would be written, for the new stack's sake; the installation is as wanted.
+    for plan in json.loads(lab.run("plan", "--json").out)["hosts"].values():
+        assert {step["layer"] for step in plan["steps"]} <= {"pins", "expected"}
+        assert not any(step["disruptive"] for step in plan["steps"])
+        assert plan["reboot"] is None
+
+
+def versions(part: dict[str, Any] | None) -> dict[str, str]:
+    packages = {**part.get("pinning", {}), **part["packages"]} if part else {}
+    return {name: pin["version"] for name, pin in packages.items()}
