@@ -151,7 +151,8 @@ class _Host:
 
     def _lock(self, lock: ExitStack) -> None:
         owner = Owner(controller=controller(), run=self.run.id, since=now())
-        self.holding = lock.enter_context(host_lock(self.connection, owner, self._note))
+        held = host_lock(self.connection, owner, note=self._note, line=self._line)
+        self.holding = lock.enter_context(held)
 
     def _run_steps(self, plan: HostPlan) -> bool:
         """Run a plan's steps in order; True when some were left out because the host is busy."""
@@ -289,6 +290,9 @@ class _Host:
             tail=tuple(tail or ()),
             log=str(self.run.log(self.name).path) if self.logged else "",
         )
+
+    def _line(self, text: str) -> None:
+        self.report.line(self.name, printable(self.run.redact(text)))
 
     def _note(self, text: str) -> None:
         clean = printable(self.run.redact(text))

@@ -64,12 +64,10 @@ def _settled(plan: HostPlan) -> Outcome | None:
     return None
 
 
-def run_wave(
-    work: Iterable[Work], opened: Mapping[str, Connection], *, run: Run, progress: Progress
-) -> dict[str, Outcome]:
+def run_wave(work: Iterable[Work], *, run: Run, progress: Progress) -> dict[str, Outcome]:
     """Converge hosts at once; every one has an outcome, in run directory and progress as well.
 
-    `opened` holds connections that are open already. On KeyboardInterrupt hosts without an
+    On KeyboardInterrupt hosts without an
     outcome are recorded as interrupted, nothing is waited for, and the exception goes on: their
     locks end with our connections, and a command that was running ends by itself.
     """
@@ -85,14 +83,8 @@ def run_wave(
                 connections.callback(fresh.close)
                 return fresh
 
-            first = opened.get(host.name)
-            if first is not None:
-                connections.callback(first.close)
-            # While somebody thought about their consent it may have been cut.
-            if first is None or not first.run("true", timeout_s=10).ok:
-                first = again()
             return converge(
-                first,
+                again(),
                 task.wanted,
                 task.facts,
                 consent=task.consent,

@@ -47,7 +47,7 @@ class Lab:
     def part(self, host: str, name: str, text: str = "1") -> None:
         (self.hosts[host].root / "opt/gpufleet/parts" / name).write_text(f"{text}\n")
 
-    def survey(self, fleet: Fleet, *, keep_open: bool, progress: Any) -> Survey:
+    def survey(self, fleet: Fleet, *, progress: Any) -> Survey:
         found = Survey()
         self.surveyed = list(fleet.hosts)
         for done, (name, host) in enumerate(fleet.hosts.items(), start=1):

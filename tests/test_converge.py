@@ -10,6 +10,7 @@ import pytest
 import deploy.converge
 import deploy.reboot
 from deploy.converge import Consent, converge
+from deploy.fleet import hostlock
 from deploy.fleet.hostlock import Owner, host_lock
 from deploy.fleet.redact import Redactor
 from deploy.fleet.runs import Run
@@ -75,12 +76,17 @@ class Stage:
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny stack in place of the real probe and plan."""
     for name in ("probe", "plan_host", "reboot_due"):
         monkeypatch.setattr(deploy.converge, name, getattr(staged, name))
     monkeypatch.setattr(deploy.reboot, "POLL_S", (0.02, 0.05))
     monkeypatch.setattr(staged, "STEPS", dict(staged.STEPS))
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    exchange(monkeypatch)
     stage = Stage(tmp_path)
     yield stage
     stage.run.end(None, "finished")
@@ -236,9 +242,10 @@ def test_a_host_that_never_conforms_ends_after_three_rounds(stage: Stage) -> Non
     assert len(stage.host.reboots) == 1
 
 
-def test_a_locked_host_is_left_to_its_holder(stage: Stage) -> None:
+def test_a_locked_host_is_left_to_its_holder(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostlock, "GRACE_S", 0)
     owner = Owner(controller="alice@box", run="20260101T000000Z", since="2026-01-01T00:00:00Z")
-    with host_lock(stage.host.connect(), owner, lambda text: None):
+    with host_lock(stage.host.connect(), owner, note=print, line=print):
         outcome = stage.apply()
     assert (outcome.status, outcome.changed) == ("locked", ())
     assert "alice@box since 2026-01-01T00:00:00Z (run 20260101T000000Z)" in outcome.message

@@ -9,6 +9,7 @@ from pyinfra_cli.util import PYTHON_CODES
 import deploy.commands.remove as command
 from deploy.cli import main
 from deploy.facts import Environment
+from deploy.fleet import hostlock
 from deploy.fleet.hostlock import Owner, host_lock
 from deploy.removal import RemovalFailed, look, ours, remove
 from tests import staged
@@ -168,10 +169,11 @@ def test_an_unknown_use_keeps_its_host(
 
 
 def test_another_controllers_host_is_left_to_it(
-    fleet: LocalHost, capsys: pytest.CaptureFixture[str]
+    fleet: LocalHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hostlock, "GRACE_S", 0)
     owner = Owner(controller="alice@box", run="r", since="then")
-    with host_lock(fleet.connect(), owner, lambda text: None):
+    with host_lock(fleet.connect(), owner, note=print, line=print):
         assert main(["remove", "lab.py", "--yes"]) == 1
     assert "locked by alice@box" in capsys.readouterr().out
     assert len(kept(fleet)) == len(OURS)

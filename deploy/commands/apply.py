@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         # A lock is always of the whole fleet; so is the look at it that makes one.
         with looking(say) as progress:
-            found = survey(wave if lock else fleet, keep_open=True, progress=progress)
+            found = survey(wave if lock else fleet, progress=progress)
         solutions = answers(wave if lock else fleet, found, lock)
         if lock is None:
             lock = make_lock(fleet, solutions, path, say)
@@ -94,15 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
                 )
                 for name, consent in consents.items()
             ]
-            close(found, except_for=todo)
             with Progress(todo, say) as shown:
                 try:
-                    outcomes |= run_wave(work, found.connections, run=record, progress=shown)
+                    outcomes |= run_wave(work, run=record, progress=shown)
                 except KeyboardInterrupt:
                     interrupted(shown, record, say)
                     raise
-        else:
-            close(found)
         code = exit_code(outcomes)
         show(outcomes, f"gpufleet apply {arguments.inventory}", record, NO_GATE, say)
         if arguments.json:
@@ -238,11 +235,6 @@ def yes(question: str, say: TextIO) -> bool:
     """Ask on the terminal; anything but y or yes means no."""
     print(f"{question} [y/N] ", end="", file=say, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def close(found: Survey, except_for: Iterable[str] = ()) -> None:
-    for name in found.connections.keys() - set(except_for):
-        found.connections[name].close()
 
 
 def interrupted(shown: Progress, record: Run, say: TextIO) -> None:

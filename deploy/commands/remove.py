@@ -140,7 +140,12 @@ def _clear(host: Host, paths: list[str], record: Run) -> Outcome:
     owner = Owner(controller=controller(), run=record.id, since=now())
     connection = connect(host)
     try:
-        with host_lock(connection, owner, lambda text: record.event("note", host.name, text=text)):
+        with host_lock(
+            connection,
+            owner,
+            note=lambda text: record.event("note", host.name, text=text),
+            line=lambda text: None,
+        ):
             in_use = _in_use(probe(connection, host.spec), paths, host.spec.prefix)
             if in_use:
                 message = f"came into use: {', '.join(in_use)}; remove again when it is free"

@@ -24,12 +24,15 @@ LOCK = "/run/gpufleet.lock"
 WORK = "/run/gpufleet"
 """Files of the running step: step (lock), what, limit, stdin, log. Root only."""
 LOCK_TIMEOUT_S = 30
+GRACE_S = 5
+"""How long the lock is asked for: the holder of a controller killed a moment ago may still have
+to notice."""
 
 _HOLD = """
 {{
 owner={owner}
 exec 9>>{lock} || exit 1
-if ! flock -n 9; then
+if ! flock -w {grace} 9; then
     printf 'locked %s\\n' "$(head -c 300 {lock} | head -n 1)"
     exit 0
 fi
@@ -40,13 +43,14 @@ cat >/dev/null
 }}
 """
 
+_WAITING = "waiting for what an earlier controller left running"
 _WAIT = """
 {{
 [ -e {work}/step ] || exit 0
 exec 8>>{work}/step || exit 1
 flock -n 8 && exit 0
 limit=$(head -c 8 {work}/limit | tr -cd 0-9)
-printf 'waiting for what an earlier controller left running: %s\\n' "$(head -c 300 {work}/what)"
+printf '{waiting}: %s\\n' "$(head -c 300 {work}/what)"
 tail -n 1 -f {work}/log 2>/dev/null 8>&- &
 flock -w "$((${{limit:-600}} + 60))" 8
 rc=$?
@@ -81,14 +85,19 @@ class LockTrouble(Exception):  # noqa: N818 - reads as what it is at every raise
 
 @contextmanager
 def host_lock(
-    connection: "Connection", owner: Owner, note: Callable[[str], None]
+    connection: "Connection",
+    owner: Owner,
+    *,
+    note: Callable[[str], None],
+    line: Callable[[str], None],
 ) -> Iterator[Callable[[], bool]]:
     """Hold the host for the block; wait first for an orphaned step of an earlier controller.
 
-    Yields a function that says whether the lock is still held. `note` gets the lines that say
-    what is waited for. Raises Locked or LockTrouble, both before the block begins.
+    Yields a function that says whether the lock is still held. `note` gets the sentence that says
+    what is waited for, `line` the output of that step from then on. Raises Locked or LockTrouble,
+    both before the block begins.
     """
-    command = _HOLD.format(owner=shlex.quote(printable(str(owner))), lock=LOCK)
+    command = _HOLD.format(owner=shlex.quote(printable(str(owner))), lock=LOCK, grace=GRACE_S)
     held = connection.hold(command, root=True, timeout_s=LOCK_TIMEOUT_S)
     try:
         first = printable(held.first_line).strip()
@@ -105,7 +114,10 @@ def host_lock(
                 f"look with: ssh {connection.host} sudo -n flock -n {LOCK} true"
             )
         waited = connection.run(
-            _WAIT.format(work=WORK), root=True, timeout_s=WAIT_TIMEOUT_S, on_line=note
+            _WAIT.format(work=WORK, waiting=_WAITING),
+            root=True,
+            timeout_s=WAIT_TIMEOUT_S,
+            on_line=lambda text: note(text) if text.startswith(_WAITING) else line(text),
         )
         if not waited.ok:
             raise LockTrouble(

@@ -39,7 +39,7 @@ class Lab:
             "ssh_known_hosts_file": str(self.fleet.directory / "known_hosts"),
             "vendor_repository": self.fleet.vendor_url,
             "vendor_key_fingerprint": self.fleet.vendor_key_fingerprint,
-            "find_links": [self.fleet.wheels_url],
+            "torch_index": f"{self.fleet.document['wheels_by_build_url']}/cpu",
         }
         hosts = [(name, {**common, **wishes}) for name, wishes in nodes.items()]
         (self.folder / "lab.py").write_text(f"gpus = {hosts!r}\n")
@@ -165,8 +165,8 @@ def test_a_new_controller_waits_for_what_a_dead_one_left_running(
     pristine.fault(node, "dkms-slow:12")
     lab = Lab(pristine, tmp_path, {node: DRIVER_ONLY})
     first = lab.start_apply()
-    lab.wait_for("is installed")
-    time.sleep(2)
+    lab.wait_for("modules) is installed")
+    time.sleep(3)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     second = lab.apply()
@@ -183,7 +183,7 @@ def test_a_node_rebooted_in_the_middle_converges_with_the_next_apply(
     pristine.fault(node, "dkms-slow:8")
     lab = Lab(pristine, tmp_path, {node: DRIVER_ONLY, "cpu-01": DRIVER_ONLY})
     first = lab.start_apply()
-    lab.wait_for("is installed")
+    lab.wait_for("modules) is installed")
     time.sleep(2)
     pristine.reboot(node)
     out, err = first.communicate(timeout=300)
@@ -201,7 +201,7 @@ def test_two_controllers_do_not_meet_on_a_host(pristine: LiveFleet, tmp_path: Pa
     lab = Lab(pristine, tmp_path, {node: DRIVER_ONLY, "cpu-01": DRIVER_ONLY})
     lab.gpufleet("lock", "lab.py").ok()
     first = lab.start(*GPUFLEET, "apply", "lab.py", "--yes", "--limit", node)
-    lab.wait_for("is installed")
+    lab.wait_for("modules) is installed")
     second = lab.apply()
     out, err = first.communicate(timeout=300)
     assert first.returncode == 0, status(Result(first.returncode, out, err))
