@@ -4,7 +4,7 @@ from deploy.catalog.models import Catalogue, numbers
 from deploy.facts import NodeFacts
 from deploy.fleet.spec import NONE, NodeSpec
 from deploy.lock import Lock
-from deploy.solving.driver import matches
+from deploy.solving.driver import matches, mismatched
 from deploy.solving.offers import upstream
 from deploy.solving.refusal import Refused, listed
 from deploy.solving.situation import Situation, situation
@@ -78,6 +78,8 @@ def _driver(
         raise _refuse("whether its modules are open or closed could not be read")
     if not standing.packages:
         raise _refuse(f"no installed package has the version of the driver, {standing.version}")
+    if mixed := mismatched(seen, standing.version, catalogue):
+        raise _refuse(f"{listed(mixed)} is installed beside driver {standing.version}", lock)
     names = seen.row(catalogue).packages
     branch = numbers(standing.version)[0]
     pinning = names.pinning.format(branch=branch)

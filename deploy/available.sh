@@ -52,7 +52,7 @@ Acquire::Check-Date "true";
 Acquire::Check-Valid-Until "true";
 Acquire::GzipIndexes "false";
 Acquire::PDiffs "false";
-Acquire::Retries "2";
+Acquire::Retries "1";
 Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
 APT::Update::Error-Mode "any";

@@ -6,7 +6,7 @@ for the run. Each host is solved alone.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from deploy.available import Asked, ask_in_turn
 from deploy.catalog import Catalogue, load
@@ -17,6 +17,7 @@ from deploy.fleet.inventory import Fleet
 from deploy.fleet.transport import Unreachable, connect
 from deploy.lock import HostLock, Lock, spec_digest
 from deploy.solve import Answer, Place, choose, complete, place
+from deploy.solving.driver import lifecycle
 from deploy.solving.fits import check_fit
 from deploy.solving.offers import Available, Unavailable
 from deploy.solving.refusal import Refused
@@ -96,7 +97,13 @@ def _locked(fleet: Fleet, survey: Survey, lock: Lock, name: str) -> Solution:
         Reason(part=part, choice=choice, because=because, source="the lock")
         for part, choice in chosen(stack).items()
     )
-    return Solution(host=name, stack=stack, blocked=None, reasons=reasons, warnings=())
+    driver = stack.driver.version if stack.driver else ""
+    warnings = tuple(lifecycle(driver, seen, catalogue, _today())) if driver else ()
+    return Solution(host=name, stack=stack, blocked=None, reasons=reasons, warnings=warnings)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
 
 
 def _blocked(blocked: Blocked) -> Solution:
@@ -134,7 +141,7 @@ def chosen(stack: Stack) -> dict[str, str]:
 def solve_fleet(fleet: Fleet, survey: Survey, say: Say = on_terminal) -> dict[str, Solution]:
     """Every host solved now, each alone."""
     catalogue = load()
-    today = datetime.now(UTC).date()
+    today = _today()
     offered = _offered(fleet, survey, catalogue, say)
     found: dict[str, Answer] = {}
     for name, host in fleet.hosts.items():

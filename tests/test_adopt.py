@@ -110,6 +110,7 @@ def modules(**changes: Any) -> Modules:
          "driver 580.178.04 is loaded, 580.159.04 is installed"),
         (living(pci=factory.pci("l40s")), "serves not all GPUs: 0000:1a:00.0 and 0000:2a:00.0"),
         (driven("l40s", "580.159.04", "open", {}, pci=living().pci), "no installed package"),
+        (living({"libnvidia-ml1": "580.178.04-1"}), "libnvidia-ml1 580.178.04 is installed beside"),
     ],
 )  # fmt: skip
 def test_a_driver_that_does_not_work_is_refused(found: NodeFacts, words: str) -> None:

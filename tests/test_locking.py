@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,15 @@ def test_another_python_or_new_gpus_no_longer_fit(monkeypatch: pytest.MonkeyPatc
         assert blocked is not None
         assert words in blocked.reason
         assert blocked.unblock == ("gpufleet lock inventories/lab.py --limit c1 --upgrade",)
+
+
+def test_the_end_of_a_locked_drivers_branch_is_told(
+    lock: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert answers(LAB, survey(**FOUND), lock, quiet)["h1"].warnings == ()
+    monkeypatch.setattr(locking, "_today", lambda: date(2028, 7, 1))
+    told = answers(LAB, survey(**FOUND), lock, quiet)["h1"].warnings
+    assert told == ("driver branch 580 reached its end of life in 2028-06",)
 
 
 # ---- making locks

@@ -390,6 +390,20 @@ def test_debians_own_driver_stays_and_decides_the_rest() -> None:
         assert any(words in warning for warning in solution.warnings), solution.warnings
 
 
+def test_user_space_of_another_version_is_told() -> None:
+    found = driven("l40s", "580.159.04", "open", VENDOR | {"libcuda1": "580.178.04-1"})
+    warnings = answer(found).warnings
+    assert any("libcuda1 580.178.04 beside driver 580.159.04" in text for text in warnings)
+
+
+def test_replacing_a_driver_of_another_origin_is_told() -> None:
+    debian = driven("l40s", "535.247.01", "closed", DEBIAN)
+    words = "driver 535.247.01 of another origin is replaced by the vendor's 580.178.04"
+    assert words in answer(debian, policy="lts").warnings
+    vendors = driven("l40s", "580.159.04", "open", VENDOR)
+    assert not any("another origin" in text for text in answer(vendors, policy="lts").warnings)
+
+
 def test_a_kept_driver_below_the_floor_of_a_wish() -> None:
     refused = blocked(driven("l40s", "535.247.01", "closed", DEBIAN), torch_build="cu130")
     assert refused.rule == "driver-floor"

@@ -164,6 +164,8 @@ class PackageNames(Model):
     module_open: str
     module_closed: str
     driver: tuple[str, ...]
+    coherent: tuple[str, ...]
+    """User space that must be at the driver's version; else NVML refuses to talk to the module."""
     fabric_nvswitch: tuple[str, ...]
     fabric_nvlink5: tuple[str, ...]
     cuda: tuple[str, ...]

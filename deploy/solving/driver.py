@@ -142,7 +142,12 @@ def _kept(
             source=f"policy {spec.policy}",
         ),
     ]
-    warnings = [*_about(branch, seen, catalogue, today, standing.version)]
+    warnings = [*lifecycle(standing.version, seen, catalogue, today)]
+    if mixed := mismatched(seen, standing.version, catalogue):
+        warnings.append(
+            f"{listed(mixed)} beside driver {standing.version}: programs will not find the GPUs; "
+            "name a driver version to have it mended"
+        )
     if not driver.packages:
         warnings.append(
             f"no installed package has the version of the driver, {standing.version}: "
@@ -231,7 +236,12 @@ def _fresh(
             _why_flavour(spec, seen, catalogue, flavour),
             *why,
         )
-        warnings = [*_about(branch, seen, catalogue, today, version)]
+        warnings = [*lifecycle(version, seen, catalogue, today)]
+        standing = seen.driver
+        if standing and not all(available.offer(*one) for one in standing.packages):
+            warnings.append(
+                f"driver {standing.version} of another origin is replaced by the vendor's {version}"
+            )
         if not pinning:
             warnings.append(f"the repository has no {names.pinning.format(branch=branch)}")
         if spec.driver_modules is None and flavour == "closed":
@@ -494,9 +504,9 @@ def _why_flavour(spec: NodeSpec, seen: Situation, catalogue: Catalogue, flavour:
     return Reason(part="modules", choice=flavour, because=because, source=source)
 
 
-def _about(
-    branch: int, seen: Situation, catalogue: Catalogue, today: date, version: str
-) -> Iterator[str]:
+def lifecycle(version: str, seen: Situation, catalogue: Catalogue, today: date) -> Iterator[str]:
+    """What is to be known of a driver version on this day: its branch's end, known faults."""
+    branch = numbers(version)[0]
     row = catalogue.branch.get(branch)
     if row is None:
         yield f"driver branch {branch} is not in the catalogue: its end of life is not known"
@@ -512,3 +522,14 @@ def _about(
         older = numbers(version) < numbers(notice.fixed)
         if notice.branch == branch and notice.architecture in kinds and older:
             yield f"driver {version}: {notice.text}"
+
+
+def mismatched(seen: Situation, version: str, catalogue: Catalogue) -> list[str]:
+    """User-space packages at another version than the driver, as "name version"."""
+    installed = dict(seen.installed)
+    names = seen.row(catalogue).packages.coherent
+    return [
+        f"{name} {upstream(installed[name])}"
+        for name in names
+        if name in installed and upstream(installed[name]) != version
+    ]
