@@ -15,7 +15,7 @@ from tests.sim.proc import SimError, WrongUseError, say
 from tests.sim.profiles import FLEETS, HARDWARE
 
 _VARIABLES = (
-    "SIM_MIRROR names the Debian mirror and SIM_DNS the resolver of the nodes, where this machine's "
+    "SIM_MIRROR names the Debian mirror, SIM_DNS the resolver of the nodes, where the machine's "
     "own do not serve. Everything is kept in $XDG_CACHE_HOME/gpufleet/sim (~/.cache without it)."
 )
 
