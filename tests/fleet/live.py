@@ -126,7 +126,7 @@ class LiveFleet:
                 self.fault(node, fault)
             yield
         finally:
-            for fault in faults:
+            for fault in reversed(faults):  # a later one may stand on an earlier one
                 self.heal(node, fault)
 
     def restore(self, *nodes: str) -> None:
