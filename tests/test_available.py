@@ -8,16 +8,22 @@ import base64
 import dataclasses
 import gzip
 import hashlib
+import ipaddress
 import os
 import shutil
+import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from pysequoia import Profile, SignatureMode, Tsk, sign
 
 from deploy import available
@@ -27,6 +33,7 @@ from deploy.keys import WrongKey, one_key
 from deploy.solve import Place
 from deploy.solving.offers import Available, Unavailable
 from tests.sim.vendor import VendorRepo
+from tests.sim.vendor.serve import server
 from tests.sim_vendor.conftest import repository, serve, url
 
 __all__ = ["repository", "serve", "url"]  # fixtures
@@ -257,6 +264,63 @@ def test_values_are_quoted(vendor: Place, here: Here) -> None:
     with pytest.raises(NoAnswer):
         ask(odd, here)
     assert not list(here.temporary.iterdir())
+
+
+def test_the_inventorys_proxy_is_used(small: Small, serve: object, here: Here) -> None:
+    small.write()
+    assert callable(serve)
+    # The server answers for any name that a client asks it for, as a proxy does.
+    far = at("http://repository.invalid", small.fingerprint)
+    assert ask(dataclasses.replace(far, proxy=serve(small.folder)), here).names() == ["aa"]
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    public, secret = folder / "ca.pem", folder / "key.pem"
+    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return public, secret
+
+
+def test_a_sites_own_authority_is_trusted_where_the_inventory_names_it(
+    small: Small, here: Here, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    small.write()
+    public, secret = certificate(tmp_path_factory.mktemp("tls"))
+    running = server(small.folder, "127.0.0.1", 0)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, secret)
+    running.socket = context.wrap_socket(running.socket, server_side=True)
+    threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+    bundle = here.temporary / "ca.pem"
+    bundle.write_bytes(public.read_bytes())
+    place = at(f"https://127.0.0.1:{running.server_address[1]}", small.fingerprint)
+    try:
+        with pytest.raises(NoAnswer, match="its TLS certificate is not trusted"):
+            ask(place, here)
+        assert ask(dataclasses.replace(place, ca_bundle=str(bundle)), here)
+    finally:
+        bundle.unlink()
+        running.shutdown()
+        running.server_close()
 
 
 # ---- hostile answers
