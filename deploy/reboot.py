@@ -33,8 +33,7 @@ RECORD = f"{STATE}/reboot"
 _READ_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-_ASK = """
-{{
+_ASK = """\
 boot=$(cat /proc/sys/kernel/random/boot_id) && up=$(cut -d. -f1 /proc/uptime) || exit 1
 if [ "$boot" != {boot_id} ]; then echo booted; exit 0; fi
 was= at=
@@ -54,7 +53,6 @@ else
     rm -f {record}
     exit 1
 fi
-}}
 """
 
 _SETTLE = "timeout {limit} systemctl is-system-running --wait >/dev/null 2>&1; exit 0"

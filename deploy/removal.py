@@ -30,19 +30,16 @@ LOOK_S = 60
 REMOVE_S = 1800
 """Seconds: environments are hundreds of thousands of files, and an initramfs may be rebuilt."""
 
-_LOOK = """
-{{
+_LOOK = """\
 find {named} -xdev -name '*gpufleet*' -prune -print 2>/dev/null
 for path in {own}; do
     if [ -e "$path" ] || [ -L "$path" ]; then printf '%s\\n' "$path"; fi
 done
 if [ -d {prefix} ] && [ -z "$(ls -A {prefix})" ]; then printf '%s\\n' {prefix}; fi
 exit 0
-}}
 """
 
-_REMOVE = """
-{{
+_REMOVE = """\
 modules= units=
 while IFS= read -r path; do
     case $path in
@@ -65,7 +62,6 @@ if ! grep -rqsE '^[[:space:]]*blacklist[[:space:]]+nouveau' /etc/modprobe.d /run
     /usr/local/lib/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d; then
     echo "nothing keeps nouveau off the GPUs any more: it may take them at the next boot"
 fi
-}}
 """
 
 _PATH = re.compile(r"(/[A-Za-z0-9_.@:+\-]+)+")

@@ -30,10 +30,7 @@ KILL_AFTER_S = 15
 GRACE_S = 45
 """How much longer than the host's own limit the controller listens."""
 
-# The braces around a script: a shell reads it to its end before it runs any of it, so what a
-# broken connection cut short is a syntax error and not half of a command.
-_SCRIPT = """
-{{
+_SCRIPT = """\
 limit={limit}
 mkdir -p -m 700 {work} && mkdir -p {state} && exec 8>>{work}/step || exit 1
 if ! flock -n 8; then
@@ -71,7 +68,6 @@ wait $supervisor
 rc=$?
 wait $tail
 exit $rc
-}}
 """
 
 

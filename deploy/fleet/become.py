@@ -31,7 +31,9 @@ def wrap(command: str, *, root: bool, data: Mapping[str, Any]) -> Wrapped:
     input stays untouched) and the line itself is fixed text. It also keeps the command out of the
     host's process list and free of its limit on argument length.
     """
-    head = command.encode()
+    # Braces: the shell reads a group to its end before it runs any of it, so a command that a
+    # broken connection cut short is a syntax error and never half of itself.
+    head = f"{{\n{command}\n}}".encode()
     run = f'eval "$(dd bs=1 count={len(head)} 2>/dev/null)"'
     if not root:
         return Wrapped(f"sh -c '{ENVIRONMENT}; export PATH; {run}'", head)

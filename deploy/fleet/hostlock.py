@@ -28,8 +28,7 @@ GRACE_S = 5
 """How long the lock is asked for: the holder of a controller killed a moment ago may still have
 to notice."""
 
-_HOLD = """
-{{
+_HOLD = """\
 owner={owner}
 exec 9>>{lock} || exit 1
 if ! flock -w {grace} 9; then
@@ -40,12 +39,10 @@ printf '%s, pid %s\\n' "$owner" "$$" >{lock}
 echo held
 cat >/dev/null
 : >{lock}
-}}
 """
 
 _WAITING = "waiting for what an earlier controller left running"
-_WAIT = """
-{{
+_WAIT = """\
 [ -e {work}/step ] || exit 0
 exec 8>>{work}/step || exit 1
 flock -n 8 && exit 0
@@ -56,7 +53,6 @@ flock -w "$((${{limit:-600}} + 60))" 8
 rc=$?
 kill $!
 exit $rc
-}}
 """
 
 WAIT_TIMEOUT_S = 6 * 3600
