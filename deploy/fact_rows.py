@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from deploy.catalog import Catalogue
-from deploy.facts import Environment, Modules, NodeFacts, PciDevice
+from deploy.facts import Environment, Modules, NodeFacts, PciDevice, Pin
 from deploy.fold import Row
 
 ROOM = {"/": 10e9, "/boot": 0.3e9, "/tmp": 2e9}
@@ -135,12 +135,24 @@ def _packages(facts: NodeFacts, catalogue: Catalogue) -> Iterator[Row]:
     held = sorted(name for name, package in packages.items() if package.held)
     if held:
         yield Row("held", ", ".join(held), True)
-    pins = [f"{pin.package} {pin.pin} at {pin.priority} ({pin.path})" for pin in facts.pins or ()]
-    if pins:
-        yield Row("pins", "\n".join(pins))
-    sources = [f"{source.line} ({source.path})" for source in facts.sources or ()]
+    if facts.pins:
+        yield Row("pins", "\n".join(_pins(facts.pins)))
+    sources = [f"{source.path}: {source.line}" for source in facts.sources or ()]
     if sources:
         yield Row("sources", "\n".join(sources))
+
+
+def _pins(pins: tuple[Pin, ...]) -> Iterator[str]:
+    """One line per file: what it pins when that is short, else how much."""
+    by_file: dict[str, list[Pin]] = {}
+    for pin in pins:
+        by_file.setdefault(pin.path, []).append(pin)
+    for path, found in by_file.items():
+        names = [name for pin in found for name in pin.package.split()]
+        if len(names) > 4 or len(found) > 1:
+            yield f"{path}: {len(names)} package patterns"
+        else:
+            yield f"{path}: {' '.join(names)} {found[0].pin} at {found[0].priority}"
 
 
 def _dpkg(facts: NodeFacts, catalogue: Catalogue) -> Iterator[Row]:

@@ -177,8 +177,10 @@ part_candidates() {
     # apt would write its caches when they are out of date. Without the package cache it writes
     # nothing and still reads the (large) source cache, as long as that one is newer than its input.
     sources=/var/cache/apt/srcpkgcache.bin
-    [ -f "$sources" ] && [ -z "$(find /var/lib/apt/lists /etc/apt -newer "$sources" \
-        ! -name lock ! -name partial -print 2>/dev/null | head -n 1)" ] || sources=
+    if [ ! -f "$sources" ] || [ -n "$(find /var/lib/apt/lists /etc/apt/sources.list* -newer \
+        "$sources" ! -name lock ! -name partial -print 2>/dev/null | head -n 1)" ]; then
+        sources=
+    fi
     apt-cache -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="$sources" policy -- "$@" |
         sed 's/^/policy /'
 }
@@ -234,7 +236,9 @@ part_environments() {
 part_software() {
     [ -e /usr/local/cuda ] && printf 'cuda-link %s\n' "$(readlink -f /usr/local/cuda)"
     for directory in /usr/local/cuda-[0-9]*; do
-        [ -d "$directory" ] && printf 'toolkit %s\n' "${directory#/usr/local/cuda-}"
+        # cuda-13 is a link to the newest 13.x
+        [ -d "$directory" ] && [ ! -L "$directory" ] &&
+            printf 'toolkit %s\n' "${directory#/usr/local/cuda-}"
     done
     if [ -x /usr/bin/python3 ]; then
         version=$(/usr/bin/python3 -V 2>&1)

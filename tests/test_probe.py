@@ -73,6 +73,32 @@ def test_a_host_in_use_that_somebody_else_manages() -> None:
     assert found.secure_boot == "enabled"
 
 
+def test_a_provisioned_host() -> None:
+    found = facts("provisioned-hgx-h100")
+    assert found.unknown == {}
+    assert found.modules is not None
+    assert found.kernel is not None
+    assert (found.modules.loaded_version, found.modules.loaded_flavour) == ("580.178.04", "open")
+    assert found.kernel.headers == (found.kernel.running,)
+    assert found.foreign == found.gpu_users == ()  # the driver's daemons are no users
+    assert found.services is not None
+    assert found.services["nvidia-fabricmanager.service"].active == "active"
+    assert found.packages is not None
+    assert found.packages["nvidia-fabricmanager"].version == "580.178.04-1"
+    assert found.cuda is not None
+    assert (found.cuda.link, found.cuda.toolkits) == ("/usr/local/cuda-13.0", ("13.0",))
+    assert found.environments is not None
+    (environment,) = found.environments
+    assert environment.current
+    assert environment.complete
+    assert environment.manifest == environment.found
+    assert environment.wheels["torch"] == "2.13.0+cpu"
+    assert found.pins
+    assert found.files is not None
+    assert "/etc/modprobe.d/gpufleet-nouveau.conf" in found.files
+    assert found.state
+
+
 def test_a_plain_user_says_what_it_could_not_see() -> None:
     found = facts("plain-user")
     assert not found.root
