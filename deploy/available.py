@@ -19,6 +19,7 @@ from debian.deb822 import Packages
 
 from deploy.fleet.conversation import Result
 from deploy.fleet.redact import Redactor
+from deploy.fleet.runs import printable
 from deploy.keys import WrongKey, one_key
 from deploy.solve import Place
 from deploy.solving.offers import Available, Offer, Unavailable
@@ -183,4 +184,4 @@ def _explained(place: Place, stage: str, log: list[str]) -> str:
     parts = [f"{place.key_url if stage.startswith('key') else place.url}: {what}"]
     parts += [cause] if cause else []
     parts += [f"apt says: {last}"] if last else []
-    return Redactor()("; ".join(parts))
+    return printable(Redactor()("; ".join(parts)))

@@ -21,6 +21,7 @@ from packaging.version import InvalidVersion, Version
 from uv import find_uv_bin
 
 from deploy.fleet.redact import Redactor
+from deploy.fleet.runs import printable
 from deploy.solve import EnvironmentWish
 from deploy.stack import TorchEnvironment
 
@@ -173,4 +174,4 @@ def _last_lines(text: str) -> str:
     """What uv said at the end, in one line, without credentials."""
     lines = [line.strip(" \u2570\u2500\u25b6\u00d7\t") for line in text.splitlines()]
     told = " ".join(line for line in lines[-12:] if line)
-    return Redactor()(told or "uv failed and said nothing")[-1500:]
+    return printable(Redactor()(told or "uv failed and said nothing"))[-1500:]

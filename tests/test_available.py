@@ -384,12 +384,13 @@ def test_packages_outside_debians_grammar_are_left_out(small: Small) -> None:
 
 
 def test_what_apt_says_is_shown_without_credentials() -> None:
-    log = "E: Failed to fetch http://user:hunter2@mirror/x  404  Not Found"
+    log = "E: Failed to fetch \x1b[31mhttp://user:hunter2@mirror/x  404  Not Found\x07"
     text = f"{available.FIRST}\nfailed update\n{log}\n{available.LAST}"
     with pytest.raises(NoAnswer) as reason:
         read_answer(at("http://mirror", "A" * 40), text)
     assert "hunter2" not in str(reason.value)
     assert "404" in str(reason.value)
+    assert str(reason.value).isprintable()
 
 
 def test_of_a_secret_key_only_the_public_part_is_handed_on(small: Small) -> None:
