@@ -4,8 +4,8 @@ from deploy.catalog.models import Catalogue, numbers
 from deploy.facts import NodeFacts
 from deploy.fleet.spec import NONE, NodeSpec
 from deploy.lock import Lock
-from deploy.solving.driver import matches, mismatched
-from deploy.solving.offers import upstream
+from deploy.solving.lifecycle import mismatched
+from deploy.solving.offers import matches, upstream
 from deploy.solving.refusal import Refused, listed
 from deploy.solving.situation import Situation, situation
 from deploy.stack import Component, Driver, PackagePin, Packages, Reason, Solution, Stack

@@ -34,6 +34,8 @@ DECIDES = frozenset(
 
 
 class HostLock(Model):
+    """One host's line in the lock."""
+
     stack: str
     """Id of its stack."""
     spec: str
@@ -41,6 +43,8 @@ class HostLock(Model):
 
 
 class Lock(Model):
+    """The whole file."""
+
     about: str = ABOUT
     version: int = VERSION
     stacks: dict[str, Stack]
@@ -57,6 +61,7 @@ class Lock(Model):
         return content.model_copy(update={"digest": _digest(content.model_dump(mode="json"))})
 
     def stack_of(self, host: str) -> Stack | None:
+        """The stack that a host is locked to, None when it has none."""
         entry = self.hosts.get(host)
         return self.stacks[entry.stack] if entry else None
 

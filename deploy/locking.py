@@ -17,8 +17,8 @@ from deploy.fleet.inventory import Fleet
 from deploy.fleet.transport import Unreachable, connect
 from deploy.lock import HostLock, Lock, spec_digest
 from deploy.solve import Answer, Place, choose, complete, place
-from deploy.solving.driver import lifecycle
 from deploy.solving.fits import check_fit
+from deploy.solving.lifecycle import lifecycle
 from deploy.solving.offers import Available, Unavailable
 from deploy.solving.refusal import Refused
 from deploy.solving.situation import situation

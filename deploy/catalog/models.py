@@ -31,6 +31,8 @@ class Source(Model):
 
 
 class Architecture(Model):
+    """What all boards of one architecture have in common."""
+
     name: str
     modules: tuple[Flavour, ...] = Field(min_length=1)
     """Kernel-module flavours that work, the preferred one first."""
@@ -44,6 +46,8 @@ class Architecture(Model):
 
 
 class Gpu(Model):
+    """One PCI device id."""
+
     device: str = Field(pattern=r"^[0-9a-f]{4}$")
     name: str
     architecture: str
@@ -55,6 +59,8 @@ class Gpu(Model):
 
 
 class NvSwitch(Model):
+    """A switch that shows on the PCI bus and needs the fabric manager."""
+
     device: str = Field(pattern=r"^[0-9a-f]{4}$")
     name: str
     source: str
@@ -76,6 +82,8 @@ class Branch(Model):
 
 
 class DriverNotice(Model):
+    """A known fault of a branch's older drivers."""
+
     branch: int
     fixed: str
     architecture: str
@@ -84,11 +92,15 @@ class DriverNotice(Model):
 
 
 class LastBranch(Model):
+    """The last branch with closed modules."""
+
     branch: int
     source: str
 
 
 class CudaMajor(Model):
+    """What every release of a CUDA major shares."""
+
     major: int
     driver: str
     """Floor of minor-version compatibility."""
@@ -96,6 +108,8 @@ class CudaMajor(Model):
 
 
 class CudaRelease(Model):
+    """One CUDA toolkit release."""
+
     release: str = Field(pattern=r"^\d{2}\.\d$")
     driver: str
     """Floor for full function."""
@@ -103,6 +117,8 @@ class CudaRelease(Model):
 
 
 class CudaNotice(Model):
+    """A known fault of a release."""
+
     release: str
     fixed: str
     """First version of the toolkit package without the fault, "" when no update has the fix."""
@@ -111,12 +127,16 @@ class CudaNotice(Model):
 
 
 class CudnnRule(Model):
+    """From a cuDNN version on, boards below a compute capability are not supported."""
+
     from_version: str = Field(alias="from")
     compute: str
     source: str
 
 
 class TorchBuild(Model):
+    """One Linux wheel of a release, for one CUDA."""
+
     build: str = Field(pattern=r"^cu\d{3}$")
     cuda: str
     cudnn: str
@@ -140,6 +160,8 @@ class TorchBuild(Model):
 
 
 class TorchRelease(Model):
+    """One version of torch."""
+
     version: str
     date: str | None = None
     pythons: tuple[str, ...]
@@ -174,10 +196,13 @@ class PackageNames(Model):
     source: str
 
     def module(self, flavour: Flavour) -> str:
+        """The package with the kernel modules of a flavour."""
         return self.module_open if flavour == "open" else self.module_closed
 
 
 class Distribution(Model):
+    """One Linux distribution: machine types, Python, names of packages."""
+
     name: str
     title: str
     id: str
@@ -192,6 +217,8 @@ class Distribution(Model):
 
 
 class Vendor(Model):
+    """The vendor's package repository and the key that signs it."""
+
     url: str
     key_file: str
     key_fingerprint: str = Field(pattern=r"^[0-9A-F]{40}$")
@@ -232,22 +259,27 @@ class Catalogue(Model):
 
     @cached_property
     def architecture(self) -> dict[str, Architecture]:
+        """Architectures by name."""
         return {row.name: row for row in self.architectures}
 
     @cached_property
     def gpu(self) -> dict[str, Gpu]:
+        """GPUs by PCI device id."""
         return {row.device: row for row in self.gpus}
 
     @cached_property
     def branch(self) -> dict[int, Branch]:
+        """Driver branches by number."""
         return {row.number: row for row in self.branches}
 
     @cached_property
     def cuda_release(self) -> dict[str, CudaRelease]:
+        """CUDA releases by name, as 13.0."""
         return {row.release: row for row in self.cuda_releases}
 
     @cached_property
     def cuda_major(self) -> dict[int, CudaMajor]:
+        """CUDA majors by number."""
         return {row.major: row for row in self.cuda_majors}
 
     def distribution(self, os_id: str, version_id: str) -> Distribution | None:

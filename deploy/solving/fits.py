@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from deploy.catalog.models import Catalogue, numbers
 from deploy.fleet.spec import NONE, NodeSpec
-from deploy.solving.driver import limits, refuse_secure_boot
+from deploy.solving.hardware import limits, refuse_secure_boot
 from deploy.solving.refusal import Refused
 from deploy.solving.situation import Situation
 from deploy.stack import Driver, Stack

@@ -12,6 +12,7 @@ from functools import cached_property, cmp_to_key, lru_cache
 from debian.deb822 import PkgRelation
 from debian.debian_support import NativeVersion, version_compare
 
+from deploy.solving.refusal import Refused
 from deploy.stack import PackagePin, Packages, Repository
 
 
@@ -43,6 +44,7 @@ class Relation:
     version: str = ""
 
     def allows(self, version: str) -> bool:
+        """Whether a version stands in the wanted relation; "" is a name without a version."""
         if not self.operator:
             return True
         if not version:
@@ -85,6 +87,7 @@ class Offer:
 
     @cached_property
     def needs(self) -> tuple[tuple[Relation, ...], ...]:
+        """Its dependencies."""
         return relations(self.depends)
 
     @cached_property
@@ -95,9 +98,11 @@ class Offer:
 
     @cached_property
     def excludes(self) -> tuple[Relation, ...]:
+        """What it cannot be installed with."""
         return tuple(group[0] for group in relations(self.conflicts))
 
     def satisfies(self, wanted: Relation) -> bool:
+        """Whether installing it fulfils a dependency, by its own name or one it provides."""
         return any(
             given.name == wanted.name and wanted.allows(given.version) for given in self.given
         )
@@ -128,6 +133,7 @@ class Available:
                     self._given.setdefault(given.name, []).append(offer)
 
     def names(self) -> list[str]:
+        """Every package, sorted."""
         return sorted(self._offers)
 
     def versions(self, name: str) -> list[str]:
@@ -135,12 +141,14 @@ class Available:
         return [offer.version for offer in self._offers.get(name, [])]
 
     def offer(self, name: str, version: str) -> Offer | None:
+        """One package at one full version, None when it is not there."""
         for offer in self._offers.get(name, []):
             if offer.version == version:
                 return offer
         return None
 
     def known(self, name: str) -> bool:
+        """Whether the repository has a package of this name, or one that provides it."""
         return name in self._offers or name in self._given
 
     def candidates(self, wanted: Relation) -> list[Offer]:
@@ -246,3 +254,20 @@ class Unavailable:
     """No answer from any host about a repository; `reason` says why, for people."""
 
     reason: str
+
+
+def demand(available: Available | Unavailable) -> Available:
+    """The repository, or Refused with why no host could be asked."""
+    if isinstance(available, Unavailable):
+        raise Refused(
+            "repository",
+            f"the package repository could not be asked: {available.reason}",
+            source="the vendor's repository, asked by a host of the fleet",
+            unblock=("mend what it says, or set vendor_repository to a mirror",),
+        )
+    return available
+
+
+def matches(version: str, wish: str) -> bool:
+    """Whether a version is the wished one or of the wished branch: 580 matches 580.178.04."""
+    return version == wish or version.startswith(wish + ".")

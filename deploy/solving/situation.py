@@ -56,6 +56,8 @@ class Standing:
 
 @dataclass(frozen=True)
 class Situation:
+    """All that decides about a host. Equal situations have equal answers."""
+
     distribution: str
     """Catalogue name, as debian12."""
     machine: str
@@ -84,9 +86,11 @@ class Situation:
         return [row for row in catalogue.architectures if row.name in here]
 
     def row(self, catalogue: Catalogue) -> Distribution:
+        """The distribution's row."""
         return next(row for row in catalogue.distributions if row.name == self.distribution)
 
     def arch(self, catalogue: Catalogue) -> Arch:
+        """The machine type's row."""
         return self.row(catalogue).arch[self.machine]
 
 
