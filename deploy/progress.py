@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -36,7 +36,7 @@ class Progress:
         if stream.isatty():
             self._live = Live(
                 console=Console(file=stream),
-                get_renderable=self.table,
+                get_renderable=self.screen,
                 refresh_per_second=4,
                 transient=True,
             )
@@ -91,13 +91,14 @@ class Progress:
         elif always:
             self._live.console.print(Text(text))
 
-    def table(self) -> Table:
-        """The screen as it is now."""
-        table = Table.grid(padding=(0, 1))
-        for _ in range(3):
-            table.add_column(no_wrap=True, overflow="ellipsis")
+    def screen(self) -> Group:
+        """What a terminal shows now."""
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(no_wrap=True, min_width=max(map(len, self.working), default=0))
+        table.add_column(no_wrap=True, min_width=6, justify="right")
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for host, row in list(self.working.items())[:SHOWN]:
-            seconds = f"{time.monotonic() - row.since:4.0f} s"
+            seconds = f"{time.monotonic() - row.since:.0f} s"
             line = Text(f"{row.doing}  ")
             line.append(row.line, style="dim")
             table.add_row(Text(host, style="bold"), Text(seconds, style="cyan"), line)
@@ -105,8 +106,7 @@ class Progress:
         hidden = len(self.working) - SHOWN
         if hidden > 0:
             rest += f", {hidden} more working"
-        table.add_row(Text(rest, style="dim"))
-        return table
+        return Group(table, Text(rest, style="dim"))
 
 
 class _Row:

@@ -12,7 +12,7 @@ from deploy.steps import Step
 def drawn(shown: Progress, width: int) -> str:
     console = Console(width=width)
     with console.capture() as captured:
-        console.print(shown.table())
+        console.print(shown.screen())
     return captured.get()
 
 
