@@ -2,8 +2,7 @@
 
 The vendor's pinning package holds a branch; inside it an operator's `apt upgrade` would still move
 the driver under running jobs, or the fabric manager away from its driver (dstackai/dstack PR 2355,
-Azure/azhpc-images PR 86). Priority 1000 prefers the locked version and never downgrades by itself
-(apt_preferences(5)); a hold would do neither and would stand in an operator's way.
+Azure/azhpc-images PR 86). A hold would prevent that too, but would stand in an operator's way.
 """
 
 from deploy.facts import NodeFacts
@@ -14,7 +13,9 @@ from deploy.steps import Step, Wanted
 
 NAME = "pins"
 PATH = "/etc/apt/preferences.d/gpufleet.pref"
-PRIORITY = 1000
+PRIORITY = 1001
+"""One above the vendor's pinning package, which prefers the newest of its branch. From 1000 on apt
+even goes back to a version (apt_preferences(5)), so the file is not written before its time."""
 
 
 def text(wanted: Wanted) -> str:

@@ -1,0 +1,289 @@
+"""Our files, the package database and the Python environment on real nodes, damaged and mended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from deploy import cuda, expected, os_base, pins, repository
+from deploy.apt import SOURCE
+from tests.fleet.live import LiveFleet
+from tests.fleet.test_layers import DRIVER_ONLY, NEW, OLD, fresh, loaded, opened
+from tests.fleet.thin import Node
+
+pytestmark = pytest.mark.fleet
+
+NOTHING_ELSE = {"driver": "none", "cuda": "none", "cudnn": "none", "nccl": "none"}
+TORCH = {"torch": "2.13.0", "torch_build": "cpu", **NOTHING_ELSE}
+
+
+@pytest.fixture(scope="module")
+def whole(fleet: LiveFleet) -> Iterator[Node]:
+    """One converged node without an environment, which every test leaves converged."""
+    with opened(fleet, "l40s-01") as one:
+        one.want(driver=NEW)
+        one.converge()
+        yield one
+
+
+class TestOurFiles:
+    PATHS = (
+        os_base.NOUVEAU,
+        os_base.UPGRADES,
+        repository.KEYRING,
+        SOURCE,
+        pins.PATH,
+        cuda.PROFILE,
+        cuda.SERVICES,
+        expected.PATH,
+    )
+
+    def test_edited_ones_are_written_again_and_nothing_else_happens(self, whole: Node) -> None:
+        before = whole.facts().files
+        assert before is not None
+        assert set(self.PATHS) <= set(before)
+        whole.root("".join(f"echo '# edited' >>{path}; chmod 640 {path}\n" for path in self.PATHS))
+        done = whole.converge()
+        assert len(done) == len(self.PATHS)
+        assert whole.facts().files == before
+
+    def test_removed_ones_are_written_again(self, whole: Node) -> None:
+        before = whole.facts().files
+        whole.root(f"rm {' '.join(self.PATHS)}")
+        whole.converge()
+        after = whole.facts().files
+        assert before is not None
+        assert after is not None
+        # Our nouveau file is not missed: the vendor's packages keep nouveau off by now.
+        assert {path for path in before if path not in after} <= {os_base.NOUVEAU}
+
+    def test_a_write_that_was_cut_short_changes_nothing(self, whole: Node) -> None:
+        whole.root(f"echo '# edited' >>{pins.PATH}")
+        (step,) = whole.plan().steps
+        (command,) = step.commands
+        cut = command.model_copy(update={"stdin": command.stdin[:40]})
+        (ran,) = whole.run([step.model_copy(update={"commands": (cut,)})])
+        assert ran.rc == 1
+        assert "did not arrive whole; the old file stays" in ran.said
+        assert whole.root(f"tail -n 1 {pins.PATH}").strip() == "# edited"
+        assert (
+            whole.root(f"ls -A {pins.PATH.rpartition('/')[0]} | grep -c tmp || true").strip() == "0"
+        )
+        whole.converge()
+
+    def test_a_follow_up_that_failed_is_repeated(self, whole: Node) -> None:
+        whole.root(f"rm -f {os_base.NOUVEAU}; echo 'options nouveau modeset=1' >{os_base.NOUVEAU}")
+        (step,) = whole.plan().steps
+        (command,) = step.commands
+        breaking = command.shell.replace("update-initramfs -u -k all", "false")
+        assert breaking != command.shell
+        broken = command.model_copy(update={"shell": breaking})
+        (ran,) = whole.run([step.model_copy(update={"commands": (broken,)})])
+        assert ran.rc != 0
+        (again,) = whole.plan().steps
+        assert "did not finish" in again.why
+        whole.converge()
+
+
+class TestPaths:
+    def test_login_shells_and_services_find_the_compiler(self, whole: Node) -> None:
+        assert "release 13" in whole.live.ssh(whole.name, "bash -lc 'nvcc --version'").ok()
+        said = whole.root("systemd-run --wait --pipe -q sh -c 'command -v nvcc; echo $PATH'")
+        assert said.splitlines()[0] == "/usr/local/cuda/bin/nvcc"
+        assert "/usr/bin" in said.splitlines()[1].split(":")
+        assert "LD_LIBRARY_PATH" not in whole.live.ssh(whole.name, "bash -lc env").ok()
+
+    def test_releases_stay_side_by_side(self, whole: Node) -> None:
+        kept = whole.wanted
+        whole.want(driver=NEW, cuda="12.9")
+        whole.converge()
+        facts = whole.facts().cuda
+        assert facts is not None
+        assert facts.link == "/usr/local/cuda-12.9"
+        assert {"12.9", "13.0"} <= set(facts.toolkits)
+        assert "auto" not in whole.root(
+            "update-alternatives --query cuda | sed -n 's/^Status: //p'"
+        )
+        assert kept is not None
+        whole.spec, whole.wanted = kept.spec, kept
+        whole.converge()
+        assert whole.facts().cuda.link == "/usr/local/cuda-13.0"
+
+
+class TestApt:
+    def test_a_plain_upgrade_leaves_the_locked_versions(self, fleet: LiveFleet) -> None:
+        with fresh(fleet, "h100-01") as one:
+            one.want(driver=OLD, cudnn="9.20.0.48", nccl="2.29.7", cuda="13.0")
+            one.converge()
+            one.root(
+                "apt-get -q update; DEBIAN_FRONTEND=noninteractive apt-get -q -y -o "
+                "APT::Get::Show-User-Simulation-Note=no upgrade"
+            )
+            assert one.titles() == []
+
+    def test_waits_for_another_package_manager(self, whole: Node) -> None:
+        whole.root("dpkg -r --force-depends nvidia-smi")
+        whole.live.fault(whole.name, "apt-locked:8")
+        began = time.monotonic()
+        plan = whole.plan()
+        assert any("dpkg is in use by" in text for text in plan.warnings)
+        whole.converge()
+        whole.live.heal(whole.name)
+        assert time.monotonic() - began > 5
+
+    def test_a_repository_that_somebody_else_configured_is_left(self, whole: Node) -> None:
+        theirs = "/etc/apt/sources.list.d/cuda-debian12-x86_64.list"
+        key = "/usr/share/keyrings/cuda-archive-keyring.asc"
+        whole.root(
+            f"cp {repository.KEYRING} {key}\n"
+            f"echo 'deb [signed-by={key}] {whole.live.vendor_url}/ /' >{theirs}"
+        )
+        assert "Conflicting values" in whole.root("apt-get -q update 2>&1 || true")
+        (step,) = whole.plan().steps
+        assert step.title == "vendor repository is configured once"
+        whole.converge()
+        whole.root("apt-get -q update")
+        whole.root(f"rm {theirs}")
+        whole.converge()
+
+
+class TestDpkg:
+    def test_killed_between_unpacking_and_configuring(self, fleet: LiveFleet) -> None:
+        with fresh(fleet, "v100-01") as one:
+            fleet.fault(one.name, "dpkg-interrupted")
+            one.want(driver=NEW, **DRIVER_ONLY)
+            plan = one.plan()
+            assert plan.steps[0].title == "package database is whole"
+            one.converge()
+            assert loaded(one) == (NEW, "closed")
+
+    @pytest.mark.parametrize(
+        "moment",
+        [
+            "status half-installed libnvidia-ml1",  # some are new, most are old
+            "status unpacked nvidia-smi",  # nearly all are unpacked, none is configured
+            "status half-configured nvidia-kernel-dkms",  # its module is being built
+        ],
+    )
+    def test_killed_anywhere_in_a_driver_change(self, fleet: LiveFleet, moment: str) -> None:
+        with fresh(fleet, "v100-01") as one:
+            one.want(driver=OLD, **DRIVER_ONLY)
+            one.converge()
+            one.want(driver=NEW, **DRIVER_ONLY)
+            one.root(
+                ": >/var/log/dpkg.log\n"
+                'systemd-run -q --unit killer sh -c "until grep -q '
+                f"'{moment}' /var/log/dpkg.log; do sleep 0.01; done; "
+                'kill -9 \\$(pgrep -x apt-get) \\$(pgrep -x dpkg)"'
+            )
+            done = one.run(one.plan().steps)
+            assert done[-1].rc != 0, "the kill came too late"
+            assert done[-1].step.title == f"driver {NEW} (closed modules) is installed"
+            one.converge()
+            assert loaded(one) == (NEW, "closed")
+
+
+@pytest.fixture(scope="module")
+def torch(fleet: LiveFleet) -> Iterator[Node]:
+    """A node with nothing but an environment, which every test leaves converged."""
+    with opened(fleet, "cpu-01") as one:
+        one.want(**TORCH)
+        one.converge()
+        yield one
+
+
+def current(one: Node) -> str:
+    return one.root("readlink /opt/gpufleet/env").strip().rpartition("/")[2]
+
+
+class TestEnvironment:
+    PYTHON = "/opt/gpufleet/env/bin/python"
+
+    def test_everybody_may_use_it_and_nobody_but_root_may_change_it(self, torch: Node) -> None:
+        program = f'{self.PYTHON} -c "import torch; print(torch.__version__)"'
+        said = torch.root(f"su trainer -s /bin/sh -c '{program}'")
+        assert said.strip() == "2.13.0+cpu"
+        assert torch.root("find /opt/gpufleet ! -type l -perm /022 | head -n 3") == ""
+        assert torch.titles() == []  # the imports above changed nothing that counts
+        assert (
+            torch.root("ls -A /opt/gpufleet /opt/gpufleet/envs | grep -c cache || true").strip()
+            == "0"
+        )
+
+    def test_a_removed_wheel_is_put_back_by_building_anew(self, torch: Node) -> None:
+        torch.root("rm -rf /opt/gpufleet/env/lib/python3*/site-packages/numpy*")
+        build = torch.plan().steps[0]
+        assert build.why == "removed: numpy"
+        torch.converge()
+        torch.root(f"{self.PYTHON} -c 'import numpy'")
+        assert torch.root("ls /opt/gpufleet/envs").split() == [current(torch)]
+
+    def test_one_in_use_steps_aside_and_goes_later(self, torch: Node) -> None:
+        torch.root(
+            "systemd-run -q --unit user-of-torch --uid trainer "
+            f"{self.PYTHON} -c 'import torch, time; print(1, flush=True); time.sleep(600)'\n"
+            "for i in $(seq 100); do grep -lsF envs /proc/$(systemctl show -P MainPID "
+            "user-of-torch)/maps && break; sleep 0.2; done"
+        )
+        torch.root("rm -rf /opt/gpufleet/env/lib/python3*/site-packages/sympy*")
+        plan = torch.plan()
+        assert plan.steps[0].disruptive
+        done = torch.run(plan.steps)
+        assert done[-1].rc == 0, done[-1].said
+        assert torch.titles() == []
+        assert len(torch.root("ls /opt/gpufleet/envs").split()) == 2
+        torch.root("systemctl stop user-of-torch")
+        (step,) = torch.plan().steps
+        assert step.title.startswith("old environments are gone")
+        torch.converge()
+        assert torch.root("ls /opt/gpufleet/envs").split() == [current(torch)]
+
+    def test_a_failed_build_harms_nothing_and_leaves_nothing(self, torch: Node) -> None:
+        before, kept = current(torch), torch.wanted
+        wish = torch.want(**TORCH, extras=["six"])
+        environment = wish.stack.environment
+        assert environment is not None
+        wrong = tuple(
+            line.split(" --hash=")[0] + f" --hash=sha256:{'0' * 64}"
+            if line.startswith("six==")
+            else line
+            for line in environment.requirements
+        )
+        bad = environment.model_copy(update={"requirements": wrong, "id": "bad0bad0bad0"})
+        torch.wanted = wish.model_copy(
+            update={"stack": wish.stack.model_copy(update={"environment": bad})}
+        )
+        done = torch.run(torch.plan().steps)
+        assert done[-1].rc != 0
+        assert "hash" in done[-1].said.lower()
+        assert current(torch) == before
+        torch.root(f"{self.PYTHON} -c 'import torch'")
+        assert torch.root("ls -A /opt/gpufleet/envs").split() == [".lock", before]
+        torch.wanted = kept
+
+    def test_switches_and_keeps_one_to_go_back_to(self, torch: Node) -> None:
+        ids = [current(torch)]
+        for extra in ("six", "packaging"):
+            torch.want(**TORCH, extras=[extra])
+            torch.converge()
+            ids.append(current(torch))
+        assert len(set(ids)) == 3
+        assert sorted(torch.root("ls /opt/gpufleet/envs").split()) == sorted(ids[1:])
+        assert torch.facts().state["environment_previous"] == ids[1]
+        torch.want(**TORCH, extras=["six"])
+        plan = torch.plan()
+        assert not [step for step in plan.steps if step.title.endswith("is built")]
+        torch.converge()
+        assert current(torch) == ids[1]
+
+    def test_waits_for_a_build_whose_controller_has_died(self, torch: Node) -> None:
+        torch.root(
+            "rm -rf /opt/gpufleet/env/lib/python3*/site-packages/mpmath*\n"
+            "mkdir -p /opt/gpufleet/envs/.build-dead.1/lib\n"
+            "systemd-run -q --unit orphan flock /opt/gpufleet/envs/.lock sleep 4"
+        )
+        done = torch.converge()
+        assert "waiting for another build on this host" in done[0].said
+        assert ".build-dead.1" not in torch.root("ls -A /opt/gpufleet/envs").split()
