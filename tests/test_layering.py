@@ -16,16 +16,23 @@ PURE = (
     "apt",
     "os_base",
     "repository",
+    "pins",
     "driver",
+    "module",
     "fabric",
     "persistence",
     "cuda",
     "cudnn",
     "nccl",
     "torch_env",
+    "env_build",
     "expected",
 )
 """Modules of deploy/ that decide: values in, values out."""
+PURE_FILES = [
+    *(ROOT / "deploy" / f"{module}.py" for module in PURE),
+    *sorted((ROOT / "deploy/solving").glob("*.py")),
+]
 OUTSIDE_WORLD = {"gevent", "paramiko", "pyinfra", "pyinfra_cli", "subprocess", "socket"}
 
 
@@ -66,9 +73,8 @@ def test_verify_reaches_only_the_hall_the_catalogue_and_the_lock(path: Path) -> 
         assert f"{name}.".startswith(allowed), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_what_decides_never_touches_a_host(module: str) -> None:
-    path = ROOT / "deploy" / f"{module}.py"
+@pytest.mark.parametrize("path", PURE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_decides_never_touches_a_host(path: Path) -> None:
     touched = {name.split(".")[0] for name in imported(path)} & OUTSIDE_WORLD
     assert not touched, f"{path} is meant to be pure and imports {touched}"
 
