@@ -121,7 +121,7 @@ def _recorded(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         Step(
             layer=NAME,
             title=f"stack {wanted.stack.id} is recorded as this host's expected state",
-            why=f"recorded is {current}" if current != wanted.stack.id else f"{PATH} differs",
+            why=_why(current, wanted),
             commands=(
                 write_file(f"{FOLDER}/stacks/{wanted.stack.id}.json", stack_text),
                 write_file(PATH, content),
@@ -130,6 +130,12 @@ def _recorded(wanted: Wanted, facts: NodeFacts) -> list[Step]:
             ),
         )
     ]
+
+
+def _why(current: str, wanted: Wanted) -> str:
+    if not current:
+        return "none is recorded"
+    return f"recorded is {current}" if current != wanted.stack.id else f"{PATH} differs"
 
 
 def _owed_holds(facts: NodeFacts) -> list[Step]:

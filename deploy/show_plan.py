@@ -12,6 +12,8 @@ Line = tuple[str, str]
 """Style (a rich style, "" for none) and text."""
 
 SHOWN_USERS = 5
+ONE_LINE = 84
+"""Title and reason together; longer ones take two lines."""
 STYLE: dict[str, str] = {
     "keep": "green",
     "change": "cyan",
@@ -135,7 +137,7 @@ def _groups(view: View, kind: str) -> Iterable[tuple[list[str], HostPlan | None,
         return alike.values()
     for name, plan in view.plans.items():
         if plan.verdict == kind:
-            key = (_likeness(plan), view.notes.get(name, ()))
+            key = (_likeness(plan), () if kind == "keep" else view.notes.get(name, ()))
             alike.setdefault(key, ([], plan, ""))[0].append(name)
     return sorted(alike.values(), key=lambda group: (-len(group[0]), group[0]))
 
@@ -155,9 +157,13 @@ def _group(
     head = f"{kind:<7} {fold(names)}"
     if len(names) > 1:
         head += f" ({len(names)})"
+    if plan is not None and plan.steps:
+        head += f": {_many(len(plan.steps), 'step')}"
+        each = " each" if len(names) > 1 else ""
+        head += f", {size(plan.download)}{each}" if plan.download else ""
     lines: list[Line] = [(f"bold {STYLE[kind]}", head)]
     if plan is None:
-        return [*lines, ("", f"  {printable(message)}")]
+        return [*lines, ("", f"  {printable(message.removeprefix(f'{names[0]}: '))}")]
     if plan.blocked is not None:
         return lines + _blocked(plan.blocked)
     if kind == "busy":
@@ -171,12 +177,17 @@ def _group(
     for step in plan.steps:
         mark = "!" if step.disruptive and kind == "busy" else " "
         fetch = f"  [{size(step.download)}]" if step.download else ""
-        lines.append(("", f"{mark} {step.layer:<{width}}  {printable(step.title)}{fetch}"))
-        lines.append(("dim", f"  {'':<{width}}  {printable(step.why)}"))
+        title, why = f"{printable(step.title)}{fetch}", printable(step.why)
+        if len(title) + len(why) <= ONE_LINE:
+            lines.append(("", f"{mark} {step.layer:<{width}}  {title} ({why})"))
+        else:
+            lines.append(("", f"{mark} {step.layer:<{width}}  {title}"))
+            lines.append(("dim", f"  {'':<{width}}  {why}"))
     if plan.reboot is not None:
         lines.append(("magenta", f"  reboot expected: {printable(plan.reboot.why)}"))
     lines += [("yellow", f"  warning: {printable(text)}") for text in plan.warnings]
-    lines += [("dim", f"  note: {printable(text)}") for text in view.notes.get(names[0], ())]
+    if kind != "keep":
+        lines += [("dim", f"  note: {printable(text)}") for text in view.notes.get(names[0], ())]
     return lines
 
 

@@ -211,8 +211,8 @@ class TestShown:
         plans = {f"gpu{n:03}": HostPlan(host=f"gpu{n:03}", steps=(step(),)) for n in range(1, 129)}
         plans["gpu007"] = HostPlan(host="gpu007", steps=(step("another thing"),))
         shown = text(view(plans))
-        assert "change  gpu[001-006,008-128] (127)" in shown
-        assert "change  gpu007\n" in shown
+        assert "change  gpu[001-006,008-128] (127): 1 step\n" in shown
+        assert "change  gpu007: 1 step\n" in shown
         assert shown.count("a thing is so") == 1
 
     def test_busy_hosts_say_who_and_what_waits(self) -> None:

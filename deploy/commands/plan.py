@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     _writable(arguments.json)
     path = lock_path(Path(arguments.inventory))
     lock = read_lock(path)
+    if lock is not None:
+        answers(fleet, Survey(), lock)  # refuses a stale lock before any connection is made
     say = sys.stderr if arguments.json == "-" else sys.stdout
     with looking(sys.stderr) as progress:
         found = survey(fleet, progress=progress)
