@@ -25,7 +25,10 @@ LogLevel ERROR
 MaxStartups 1000:30:2000
 MaxSessions 50
 Subsystem sftp internal-sftp
+SetEnv SHLVL=2
 """
+"""SHLVL keeps bash from reading the user's .bashrc for every command: what this machine has there
+is no part of a test."""
 
 
 def available() -> bool:

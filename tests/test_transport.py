@@ -10,7 +10,6 @@ from pathlib import Path
 
 import gevent
 import pytest
-from pyinfra.connectors.sshuserclient import client as pyinfra_client
 
 from deploy.fleet.inventory import Host, named_hosts
 from deploy.fleet.transport import Connection, Unreachable, connect, on_each
@@ -37,11 +36,6 @@ def connection(request: pytest.FixtureRequest, server: Sshd) -> Iterator[Connect
     connection.close()
 
 
-@pytest.fixture(autouse=True)
-def fresh_known_hosts() -> None:
-    pyinfra_client.get_host_keys.cache.clear()
-
-
 def shell(tmp_path: Path, script: str) -> str:
     """sshd options that put a program between the login and the command."""
     path = tmp_path / "login"
@@ -52,7 +46,8 @@ def shell(tmp_path: Path, script: str) -> str:
 
 def test_output_errors_and_status(connection: Connection) -> None:
     result = connection.run("cat; echo oops >&2; exit 3", stdin="in\n", timeout_s=20)
-    assert (result.rc, result.out, result.err, result.trouble) == (3, "in\n", "oops\n", "")
+    assert (result.rc, result.out, result.trouble) == (3, "in\n", "")
+    assert result.err.endswith("oops\n")  # a login shell may have said something before
     assert not result.ok
     assert connection.run("true", timeout_s=20).ok
 
@@ -71,7 +66,7 @@ def test_output_errors_and_status(connection: Connection) -> None:
 )
 def test_any_text_reaches_the_shell(connection: Connection, text: str) -> None:
     result = connection.run(f"printf %s {shlex.quote(text)}", timeout_s=20)
-    assert (result.out, result.err) == (text, "")
+    assert result.out == text
 
 
 @pytest.mark.parametrize("program", ["tcsh", "fish", "bash", "dash"])
@@ -84,7 +79,7 @@ def test_every_login_shell_understands(program: str, tmp_path: Path) -> None:
         text = 'it\'s \\\\ "$HOME"\n!! `id`'
         quoted = text.replace("'", "'\\''")
         result = connection.run(f"printf %s '{quoted}'; cat", stdin="\\n!in", timeout_s=20)
-        assert (result.out, result.err) == (text + "\\n!in", "")
+        assert result.out == text + "\\n!in"
         assert connection.run_script("echo script", timeout_s=20).out == "script\n"
         connection.close()
 
@@ -118,16 +113,16 @@ def test_lines_arrive_while_the_command_runs(connection: Connection) -> None:
         timeout_s=20,
         on_line=lambda line: seen.append((line, time.monotonic())),
     )
-    assert sorted(line for line, _ in seen[:2]) == ["one", "two"]
-    assert seen[2][0] == "three"
-    assert seen[2][1] - seen[1][1] > 0.3
-    assert len(seen) == 3  # what has no newline is no line
+    times = dict(seen)
+    assert {"one", "two", "three"} <= set(times)
+    assert times["three"] - times["one"] > 0.3
+    assert "four" not in times  # what has no newline is no line
 
 
 def test_a_hang_meets_its_deadline(connection: Connection) -> None:
-    result = connection.run("echo begun; sleep 60", timeout_s=1)
+    result = connection.run("echo begun; sleep 60", timeout_s=0.5)
     assert (result.rc, result.out) == (None, "begun\n")
-    assert result.trouble == "no end within 1 s: abandoned"
+    assert result.trouble == "no end within 0.5 s: abandoned"
     assert connection.run("true", timeout_s=20).ok
 
 
@@ -182,11 +177,11 @@ def test_hold_lasts_until_it_is_closed(connection: Connection, tmp_path: Path) -
     ("command", "trouble"),
     [
         ("echo no >&2; exit 4", "ended with 4: no"),
-        ("sleep 60", "no answer within 1 s"),
+        ("sleep 60", "no answer within 0.5 s"),
     ],
 )
 def test_hold_without_a_first_line(connection: Connection, command: str, trouble: str) -> None:
-    held = connection.hold(command, root=False, timeout_s=1)
+    held = connection.hold(command, root=False, timeout_s=0.5 if "sleep" in command else 20)
     assert (held.first_line, held.trouble) == ("", trouble)
     assert not held.alive()
 
@@ -250,7 +245,39 @@ def test_a_refused_login(server: Sshd) -> None:
 def test_nobody_there(server: Sshd) -> None:
     assert "Connection refused" in refusal(host(server, ssh_port=1))
     assert "does not resolve" in refusal(host(server, ssh_hostname="nowhere.invalid"))
-    assert "No such private key file: /nowhere" in refusal(host(server, ssh_key="/nowhere"))
+
+
+def test_through_a_jump_host_that_drops_crowds(tmp_path: Path) -> None:
+    """Twelve targets at once through a bastion that allows nine logins in progress."""
+    targets = [f"127.0.0.{number}" for number in range(2, 14)]
+    with (
+        Sshd(tmp_path / "jump", extra="MaxStartups 9:100:9\n") as jump,
+        Sshd(tmp_path / "target", address="0.0.0.0") as target,
+    ):
+        known = tmp_path / "known_hosts"
+        target.know(target.public_key("host_key"), *targets)
+        known.write_text(jump.known_hosts.read_text() + target.known_hosts.read_text())
+        config = tmp_path / "config"
+        config.write_text(
+            f"Host bastion\n  HostName {jump.address}\n  Port {jump.port}\n"
+            f"  IdentityFile {jump.directory}/login_key\n"
+            f"Host 127.*\n  Port {target.port}\n  ProxyJump bastion\n"
+            f"  IdentityFile {target.directory}/login_key\n"
+            f"Host *\n  User {jump.user}\n  UserKnownHostsFile {known}\n"
+        )
+        fleet = named_hosts(",".join(targets), {"ssh_config_file": str(config)})
+
+        def work(one: Host) -> str:
+            connection = connect(one)
+            out = connection.run("echo $SSH_CONNECTION", timeout_s=20).out
+            connection.close()
+            return out.split()[2]
+
+        results = dict(on_each(fleet.hosts.values(), work, deadline_s=60))
+        assert results == {name: name for name in targets}
+        # Every one of them went through the bastion, whose key must be known as well.
+        known.write_text(target.known_hosts.read_text())
+        assert "the host key is unknown" in refusal(fleet.hosts[targets[0]])
 
 
 @pytest.mark.parametrize(
@@ -277,7 +304,7 @@ def test_something_else_answers(server: Sshd, greeting: bytes, message: str) -> 
         kept: list[socket.socket] = []
         thread = threading.Thread(target=answer)
         thread.start()
-        found = refusal(host(server, ssh_port=listener.getsockname()[1]), timeout_s=1)
+        found = refusal(host(server, ssh_port=listener.getsockname()[1]), timeout_s=0.7)
         thread.join()
         for client in kept:
             client.close()

@@ -7,6 +7,7 @@ as unknown. Nothing is written on any host. Exit codes: 0 every host was looked 
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     fleet = chosen_fleet(arguments)
+    _check_place(arguments.json)
     started = time.monotonic()
     with Waiting("probing", sys.stderr) as waiting:
         found = survey(fleet, progress=waiting)
@@ -55,8 +57,6 @@ def chosen_fleet(arguments: argparse.Namespace) -> Fleet:
     given = {"ssh_user": arguments.user, "ssh_config_file": arguments.ssh_config}
     given = {key: value for key, value in given.items() if value}
     if arguments.nodes:
-        if (config := arguments.ssh_config) and not Path(config).expanduser().is_file():
-            raise WrongInput([Fault("--ssh-config", config, "is no file")])
         fleet = named_hosts(arguments.nodes, given)
     elif given:
         raise WrongInput(
@@ -67,6 +67,15 @@ def chosen_fleet(arguments: argparse.Namespace) -> Fleet:
     return fleet.limit(arguments.limit) if arguments.limit is not None else fleet
 
 
+def _check_place(place: str | None) -> None:
+    """Refuse a file that cannot be written before any host is asked."""
+    if place is None or place == "-":
+        return
+    path = Path(place)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise WrongInput([Fault("--json", place, "cannot be written")])
+
+
 def _write_json(found: Survey, place: str) -> None:
     document = {
         "facts": {name: facts.model_dump(mode="json") for name, facts in found.facts.items()},
@@ -75,8 +84,5 @@ def _write_json(found: Survey, place: str) -> None:
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     if place == "-":
         sys.stdout.write(text)
-        return
-    try:
+    else:
         Path(place).write_text(text)
-    except OSError as error:
-        raise WrongInput([Fault("--json", place, f"cannot be written: {error.strerror}")]) from None

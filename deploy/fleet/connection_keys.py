@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from deploy.fleet.errors import Fault
@@ -107,6 +108,10 @@ connectors and its privilege arguments (pyinfra 3.10.0, pyinfra/connectors/ssh.p
 fake.py and pyinfra/api/arguments.py, read 2026-11-22)."""
 
 
+FILES = frozenset({"ssh_config_file", "ssh_key"})
+"""Keys that name a file of this machine, which must be there before any host is asked."""
+
+
 def is_connection_key(key: str) -> bool:
     """Whether a key belongs to pyinfra's part of the inventory, known or misspelt."""
     return key in CHECKS or key.startswith(("ssh_", "docker_", "chroot_", "fake_", "_"))
@@ -128,6 +133,8 @@ def connection_faults(host: str, data: dict[str, Any]) -> list[Fault]:
         elif wanted := check(value):
             shown = "" if key in SECRETS else f"found {repr(value)[:60]}: "
             faults.append(Fault(host, key, shown + wanted))
+        elif key in FILES and not Path(value).expanduser().is_file():
+            faults.append(Fault(host, key, f"found {value!r}: there is no such file here"))
     if data.get("_sudo") is False and "_sudo_password" in data:
         faults.append(Fault(host, "_sudo_password", "has no use beside _sudo = False"))
     if data.get("_doas") and data.get("_sudo"):

@@ -104,10 +104,8 @@ class Talk:
             now = time.monotonic()
             if now >= deadline:
                 return DEADLINE
-            blocked = self._feed()
-            for which, data in self._stream.receive(
-                min(deadline - now, 0.05 if blocked else TICK_S)
-            ):
+            soon = self._feed() or ended_at is not None
+            for which, data in self._stream.receive(min(deadline - now, 0.05 if soon else TICK_S)):
                 self._got[which] += data
                 ended_at = None
             if sum(map(len, self._got.values())) > self._limit:

@@ -28,6 +28,10 @@ GRACE_S = 5
 """How long the lock is asked for: the holder of a controller killed a moment ago may still have
 to notice."""
 
+BEAT_S = 60
+"""Pause between two signs of life from the holder: without traffic sshd would notice a dead
+network only after hours, and the host would stay locked for that long."""
+
 _HOLD = """\
 owner={owner}
 exec 9>>{lock} || exit 1
@@ -37,7 +41,15 @@ if ! flock -w {grace} 9; then
 fi
 printf '%s, pid %s\\n' "$owner" "$$" >{lock}
 echo held
+(
+    trap 'kill $pause; exit' TERM
+    while sleep {beat} >/dev/null 2>&1 & do
+        pause=$!
+        wait $pause && echo
+    done
+) 9>&- &
 cat >/dev/null
+kill $!
 : >{lock}
 """
 
@@ -93,7 +105,9 @@ def host_lock(
     what is waited for, `line` the output of that step from then on. Raises Locked or LockTrouble,
     both before the block begins.
     """
-    command = _HOLD.format(owner=shlex.quote(printable(str(owner))), lock=LOCK, grace=GRACE_S)
+    command = _HOLD.format(
+        owner=shlex.quote(printable(str(owner))), lock=LOCK, grace=GRACE_S, beat=BEAT_S
+    )
     held = connection.hold(command, root=True, timeout_s=LOCK_TIMEOUT_S)
     try:
         first = printable(held.first_line).strip()

@@ -126,6 +126,7 @@ def named_hosts(nodeset: str, data: dict[str, Any]) -> Fleet:
         faults += wrong
         if host is not None:
             hosts[name] = host
+    faults += _same_machines(hosts.values())
     if faults:
         raise WrongInput(_folded(faults))
     return Fleet(nodeset, None, hosts)
@@ -195,15 +196,32 @@ def _same_machines(hosts: Iterable[Host]) -> list[Fault]:
     """Two names that lead to one address and port: each would be changed twice, at once."""
     places: dict[tuple[str, int], str] = {}
     faults = []
+    broken: set[str] = set()
     for host in hosts:
-        if not host.is_ssh or host.data.get("ssh_config_file"):
+        if not host.is_ssh:
             continue
-        place = (host.address.lower().removeprefix("@ssh/"), int(host.data.get("ssh_port", 22)))
+        try:
+            place = _place(host)
+        except Exception as error:  # what paramiko raises on a configuration it cannot parse
+            file = str(host.data.get("ssh_config_file", "~/.ssh/config"))
+            if file not in broken:
+                faults.append(Fault(file, "", f"cannot be read: {ascii(str(error))[1:-1][:200]}"))
+            broken.add(file)
+            continue
         if place in places:
             message = f"leads to {place[0]} port {place[1]}, and so does {places[place]}"
             faults.append(Fault(host.name, "ssh_hostname", message))
         places.setdefault(place, host.name)
     return faults
+
+
+def _place(host: Host) -> tuple[str, int]:
+    from deploy.fleet.ssh_config import ssh_config
+
+    name = host.address.removeprefix("@ssh/")
+    found = ssh_config(host.data.get("ssh_config_file")).lookup(name)
+    port = host.data.get("ssh_port") or found.get("port") or 22
+    return str(found.get("hostname", name)).lower(), int(port)
 
 
 def _folded(faults: Iterable[Fault]) -> list[Fault]:

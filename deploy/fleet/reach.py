@@ -4,12 +4,14 @@ import getpass
 import os
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Any
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from paramiko import Transport
 from pyinfra.api.command import StringCommand
 from pyinfra.api.config import Config
@@ -18,12 +20,23 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
+from pyinfra.connectors.sshuserclient import client as ssh_client
 
 from deploy.fleet.become import Wrapped
 from deploy.fleet.connection_keys import CHECKS
 from deploy.fleet.conversation import Result
 from deploy.fleet.inventory import Host
+from deploy.fleet.known_hosts import known_hosts
+from deploy.fleet.ssh_config import jump_of, ssh_config
 from deploy.fleet.unreachable import Unreachable, explain
+
+# pyinfra's connector asks these two for configuration and keys; ours mean what ssh means.
+ssh_client.get_ssh_config = ssh_config
+ssh_client.get_host_keys = known_hosts
+
+JUMP_LOGINS = 8
+"""Logins in progress through one jump host. Its sshd begins to drop them at ten (MaxStartups
+10:30:100, sshd_config(5)), and pyinfra opens a login of its own there for every target."""
 
 LOCAL_CONNECTORS: dict[str, Callable[[Any, str], list[str]]] = {
     "LocalConnector": lambda host, line: ["sh", "-c", line],
@@ -91,17 +104,16 @@ def pyinfra_host(host: Host) -> PyinfraHost:
 
 def log_in(host: Host, timeout_s: float) -> PyinfraHost:
     """Connect within a deadline that covers every stage. Raises Unreachable."""
-    started = time.monotonic()
     made: PyinfraHost | None = None
     try:
-        with gevent.Timeout(timeout_s):
+        with _turn(host), gevent.Timeout(timeout_s):
             made = pyinfra_host(host)
             made.state.config.CONNECT_TIMEOUT = max(1, int(timeout_s))
             made.connect(show_errors=False, raise_exceptions=True)
     except gevent.Timeout:
         stage = _stage(made)
         leave(made)
-        message = f"{stage} within {time.monotonic() - started:.0f} s"
+        message = f"{stage} within {timeout_s:g} s"
         raise Unreachable(host.name, host.address, message, "") from None
     except Exception as error:  # a host's answer must not end the run for the others
         unreachable = explain(host, made, error)
@@ -109,6 +121,17 @@ def log_in(host: Host, timeout_s: float) -> PyinfraHost:
         raise unreachable from None
     _watch_less(made)
     return made
+
+
+_turns: dict[str, BoundedSemaphore] = defaultdict(lambda: BoundedSemaphore(JUMP_LOGINS))
+
+
+def _turn(host: Host) -> AbstractContextManager[Any]:
+    """Waits until a login through the host's jump host may begin; at once where there is none."""
+    if not host.is_ssh:
+        return nullcontext()
+    jump = jump_of(host.data.get("ssh_config_file"), host.address.removeprefix("@ssh/"))
+    return _turns[jump] if jump else nullcontext()
 
 
 IDLE_CHECK_S = 5.0
