@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from deploy.facts import NodeFacts
 from deploy.fleet.inventory import Fleet, Host
+from deploy.fleet.reach import queue_s
 from deploy.fleet.spec import NodeSpec
 from deploy.fleet.transport import Connection, Unreachable, connect, on_each
 from deploy.probe import BadProbe, escaped, new_nonce, parse, script
@@ -77,7 +78,7 @@ def survey(
             connection.close()
         return facts, connection
 
-    deadline = CONNECT_S + PROBE_S + 5
+    deadline = CONNECT_S + PROBE_S + 5 + queue_s(fleet.hosts.values(), CONNECT_S)
     for done, (name, result) in enumerate(
         on_each(fleet.hosts.values(), visit, deadline_s=deadline, at_once=at_once), start=1
     ):

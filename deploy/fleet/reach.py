@@ -4,8 +4,8 @@ import getpass
 import os
 import socket
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Any
@@ -132,6 +132,17 @@ def _turn(host: Host) -> AbstractContextManager[Any]:
         return nullcontext()
     jump = jump_of(host.data.get("ssh_config_file"), host.address.removeprefix("@ssh/"))
     return _turns[jump] if jump else nullcontext()
+
+
+def queue_s(hosts: Iterable[Host], connect_s: float) -> float:
+    """How long the last of these hosts may have to wait for its turn at a jump host, at worst."""
+    jumps = Counter(
+        jump_of(host.data.get("ssh_config_file"), host.address.removeprefix("@ssh/"))
+        for host in hosts
+        if host.is_ssh
+    )
+    del jumps[""]
+    return connect_s * max(jumps.values(), default=0) / JUMP_LOGINS
 
 
 IDLE_CHECK_S = 5.0
