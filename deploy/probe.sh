@@ -226,7 +226,7 @@ part_environments() {
             printf 'dist %s\n' "${record##*/}"
         done
         for python in $pythons; do
-            if grep -qsF "$id/" "${python%/exe}/maps"; then printf 'in-use\n'; break; fi
+            if grep -qsF "envs/${id##*/}/" "${python%/exe}/maps"; then printf 'in-use\n'; break; fi
         done
     done
     [ "$me" = 0 ] || printf 'blind\n'
@@ -278,8 +278,9 @@ part_users() {
     exec 4<"$work/os.self"
     set -- /proc/[0-9]*/fd
     open=$(find "$@" -maxdepth 1 \( -lname '/dev/nvidia*' -o -lname '/var/lib/dpkg/lock*' \
-        -o -lname "$work/os.self" \) -printf '%h %l\n' 2>/dev/null | sort -u)
+        -o -lname "$work/os.self" \) -printf '%h %l\n' 2>"$work/users.said" | sort -u)
     [ -n "$open" ] || return 1
+    grep -q 'Permission denied' "$work/users.said" && printf 'blind\n'
     for device in /dev/nvidia*; do
         [ -e "$device" ] && printf 'devices\n' && break
     done

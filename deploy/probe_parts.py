@@ -193,7 +193,7 @@ def read_users(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
     users = []
     locks = []
     for line in lines:
-        if line in {"self", "devices"}:
+        if line in {"self", "devices", "blind"}:
             continue
         what, pid, uid, user, name, exe, unit = line.split("\t")
         if what == "dpkg":
@@ -201,12 +201,14 @@ def read_users(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
         elif not _is_driver_daemon(int(uid), exe, unit):
             users.append(GpuUser(pid=int(pid), user=user or f"uid {uid}", command=name))
     values: Values = {"lock_holder": ", ".join(locks)}
-    if root or "devices" not in lines:
-        values["gpu_users"] = tuple(users)
+    blind = not root or "blind" in lines
+    who = "only root sees" if not root else "this root may not see"
+    if blind and "devices" in lines:
+        unknown["gpu_users"] = f"{who} which processes hold the GPU devices"
     else:
-        unknown["gpu_users"] = "only root sees which processes hold the GPU devices"
-    if not root:
-        unknown["dpkg.lock_holder"] = "only root sees who holds dpkg's lock"
+        values["gpu_users"] = tuple(users)
+    if blind:
+        unknown["dpkg.lock_holder"] = f"{who} who holds dpkg's lock"
     return values
 
 

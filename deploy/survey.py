@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deploy.facts import NodeFacts
+from deploy.fleet.become import REFUSALS
 from deploy.fleet.inventory import Fleet, Host
 from deploy.fleet.reach import queue_s
 from deploy.fleet.spec import NodeSpec
@@ -47,7 +48,7 @@ def probe(connection: Connection, spec: NodeSpec, timeout_s: float = PROBE_S) ->
     if result.trouble:
         raise BadProbe(connection.host, result.trouble)
     facts = parse(connection.host, nonce, result.out)
-    said = [line for line in result.err.splitlines() if line.startswith(("sudo: ", "doas: "))]
+    said = [line for line in result.err.splitlines() if line.startswith(REFUSALS)]
     if facts.root or not said:
         return facts
     unknown = {**facts.unknown, "root": f"{facts.unknown['root']} ({escaped(said[-1])[:200]})"}

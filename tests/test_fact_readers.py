@@ -241,6 +241,13 @@ def test_nobody_else_can_pass_for_one(line: str) -> None:
     assert [user.pid for user in read_users(["self", line], True, {})["gpu_users"]] == [13]
 
 
+def test_a_root_that_may_not_look_does_not_see_nobody() -> None:
+    unknown: dict[str, str] = {}
+    values = read_users([*HOLDERS, "blind"], True, unknown)
+    assert "gpu_users" not in values
+    assert unknown["gpu_users"] == "this root may not see which processes hold the GPU devices"
+
+
 def test_a_scan_that_proves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="did not find its own"):
         read_users([], True, {})

@@ -9,6 +9,10 @@ ENVIRONMENT = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 """sshd gives root a path without sbin on many systems, and sudo's secure_path differs by site."""
 
 
+REFUSALS = ("sudo: ", "doas: ", "Sorry, user ")
+"""How sudo and doas begin a line that says why somebody does not become root."""
+
+
 @dataclass(frozen=True)
 class Wrapped:
     """A command line for the login shell, and what precedes the command's own input."""
@@ -57,10 +61,10 @@ def root_prefix(data: Mapping[str, Any]) -> str:
 def refused(error: str, user: str) -> str:
     """What a failed attempt to become root means, "" when stderr does not tell of one.
 
-    sudo and doas speak the host's language; their lines begin with their own name in every one.
+    sudo and doas speak the host's language, but most of their lines begin with their own name.
     """
     for line in reversed(error.strip().splitlines()[-3:]):
-        if line.startswith(("sudo: ", "doas: ")) or "sudo: command not found" in line:
+        if line.startswith(REFUSALS) or "sudo: command not found" in line:
             return (
                 f"{user} could not become root ({line.strip()[:200]}): let {user} use sudo without "
                 "a password, or give _sudo_password in the inventory"
