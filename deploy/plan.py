@@ -170,16 +170,21 @@ def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | N
 
 
 def _no_way(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Blocked | None:
-    root = known(facts, "disks", facts.disks).get("/")
-    if not steps or root is None or not root.read_only:
+    disks = known(facts, "disks", facts.disks)
+    stuck = sorted(path for path, disk in disks.items() if disk.read_only and path != "/tmp")
+    if not steps or not stuck:
         return None
+    count = f"{len(steps)} step{'s' if len(steps) > 1 else ''}"
     return Blocked(
         host=wanted.host,
-        reason="the root file system is mounted read-only, and "
-        f"{len(steps)} step{'s' if len(steps) > 1 else ''} would write to it",
-        rule="a root file system that went read-only has met an error",
+        reason=f"mounted read-only: {', '.join(stuck)}; {count} would have to write",
+        rule="nothing is changed on a host whose file systems are read-only: one that became so "
+        "has met an error",
         source="errors=remount-ro of mount(8)",
-        unblock=(f"ssh {wanted.host} 'journalctl -k | grep -i remount'", "check the disk"),
+        unblock=(
+            f"ssh {wanted.host} 'journalctl -k | grep -i remount' and look at the disk",
+            "mount it read-write",
+        ),
     )
 
 

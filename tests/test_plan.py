@@ -100,9 +100,10 @@ class TestBlocked:
         assert plan.blocked is not None
         assert f"{part} could not be read: took too long" in plan.blocked.reason
 
-    def test_a_read_only_root_blocks_what_would_write(self) -> None:
+    @pytest.mark.parametrize("path", ["/", "/usr", "/var/lib", "/opt", "/boot"])
+    def test_a_read_only_disk_blocks_what_would_write(self, path: str) -> None:
         wish = wanted("l40s")
-        disks = {"/": Disk(size=10**11, available=10**11, read_only=True)}
+        disks = {path: Disk(size=10**11, available=10**11, read_only=True)}
         plan = plan_host(wish, facts("l40s", disks=disks))
         assert plan.blocked is not None
         assert "read-only" in plan.blocked.reason

@@ -161,6 +161,17 @@ class TestDriver:
         assert services["nvidia-fabricmanager.service"].active == "active"
         assert services["nvidia-persistenced.service"].active == "active"
 
+    def test_fabric_manager_follows_the_driver_when_somebody_moved_it(self, h100: Node) -> None:
+        h100.want(driver=OLD, **DRIVER_ONLY)
+        h100.converge()
+        h100.root(
+            f"apt-get -q -y install nvidia-fabricmanager={NEW}-1; "
+            "systemctl restart nvidia-fabricmanager || true"
+        )
+        assert layers(h100) == ["fabric", "fabric"]
+        h100.converge()
+        assert h100.facts().services["nvidia-fabricmanager.service"].active == "active"
+
     def test_builds_for_the_next_kernel_too(self, l40s: Node) -> None:
         l40s.want(driver=NEW, **DRIVER_ONLY)
         l40s.converge()

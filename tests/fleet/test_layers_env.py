@@ -149,6 +149,16 @@ class TestApt:
         whole.converge()
 
 
+def test_read_only_file_systems_block_with_their_names(fleet: LiveFleet) -> None:
+    with fresh(fleet, "v100-01") as one:
+        one.want(driver=NEW)
+        with fleet.broken(one.name, "readonly"):
+            blocked = one.plan().blocked
+        assert blocked is not None
+        assert "/usr" in blocked.reason
+        assert "/var/lib" in blocked.reason
+
+
 class TestDpkg:
     def test_killed_between_unpacking_and_configuring(self, fleet: LiveFleet) -> None:
         with fresh(fleet, "v100-01") as one:
@@ -261,7 +271,26 @@ class TestEnvironment:
         assert current(torch) == before
         torch.root(f"{self.PYTHON} -c 'import torch'")
         assert torch.root("ls -A /opt/gpufleet/envs").split() == [".lock", before]
-        torch.wanted = kept
+        assert kept is not None
+        torch.spec, torch.wanted = kept.spec, kept
+
+    def test_a_full_disk_harms_nothing(self, torch: Node) -> None:
+        before, kept = current(torch), torch.wanted
+        torch.root("mkdir -p /var/tmp/full; mount -t tmpfs -o size=300m none /var/tmp/full")
+        try:
+            torch.want(**TORCH, prefix="/var/tmp/full/gpufleet")
+            done = torch.run(torch.plan().steps)
+            assert done[-1].rc != 0
+            assert "No space left" in done[-1].said
+            left = torch.root("ls -A /var/tmp/full/gpufleet /var/tmp/full/gpufleet/envs")
+            assert "build" not in left
+            assert "cache" not in left  # a full disk is not kept full for the next try
+        finally:
+            torch.root("umount /var/tmp/full")
+        assert kept is not None
+        torch.spec, torch.wanted = kept.spec, kept
+        assert torch.titles() == []
+        assert current(torch) == before
 
     def test_switches_and_keeps_one_to_go_back_to(self, torch: Node) -> None:
         ids = [current(torch)]
