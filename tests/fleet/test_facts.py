@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from deploy.facts import NodeFacts
+from deploy.fleet.inventory import named_hosts
+from deploy.fleet.transport import connect
 from tests.fleet.live import PYTHON, LiveFleet, Result, command
 
 pytestmark = pytest.mark.fleet
@@ -196,6 +198,35 @@ def test_sudo_with_a_password(fleet: LiveFleet, asks: str, tmp_path) -> None:  #
     said = through_inventory(fleet, tmp_path, asks, _sudo_password="canary-7391", ssh_user="ops")
     assert json.loads(said.ok())["facts"][asks]["root"] is True
     assert fleet.root(asks, "grep -r canary /var/log /tmp /run/log /home /root").status == 1
+
+
+def test_commands_as_root_by_password(fleet: LiveFleet, asks: str) -> None:
+    data = {"ssh_config_file": str(fleet.ssh_config), "ssh_user": "asks"}
+    host = named_hosts(asks, {**data, "_sudo_password": "canary-7391"}).hosts[asks]
+    connection = connect(host)
+    result = connection.run("id -u; cat", stdin="input\n", root=True, timeout_s=20)
+    assert (result.out, result.err, result.trouble) == ("0\ninput\n", "", "")
+    assert connection.run("id -un", timeout_s=20).out == "asks\n"
+    held = connection.hold("id -u; cat >/dev/null", root=True, timeout_s=20)
+    assert (held.first_line, held.trouble) == ("0", "")
+    # Nobody on the host can read the password or the command from the list of processes.
+    everywhere = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | grep -a 'canar[y]'"
+    assert fleet.root(asks, everywhere).status == 1
+    held.close()
+    connection.close()
+    connection = connect(named_hosts(asks, data).hosts[asks])
+    assert "asks could not become root (sudo: a password is required)" in (
+        connection.run("id", root=True, timeout_s=20).trouble
+    )
+    assert "could not become root" in connection.hold("id", root=True, timeout_s=20).trouble
+    connection.close()
+    connection = connect(named_hosts(asks, {**data, "_sudo_password": "canary-no"}).hosts[asks])
+    for trouble in (
+        connection.run("id", root=True, timeout_s=20).trouble,
+        connection.hold("id", root=True, timeout_s=20).trouble,
+    ):
+        assert trouble == "sudo did not take the password (_sudo_password in the inventory)"
+    connection.close()
 
 
 def test_sudo_with_a_wrong_password_or_none(fleet: LiveFleet, asks: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
