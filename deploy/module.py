@@ -7,6 +7,7 @@ one, which the plan decides from what is loaded.
 
 from deploy.facts import Flavour, Modules, NodeFacts
 from deploy.idle import MUST_BE_IDLE, SERVICES
+from deploy.kernels import wanted_kernels
 from deploy.known import known
 from deploy.record import STOPPED, recorder
 from deploy.shell import assign, script, words
@@ -132,9 +133,8 @@ def built_for(modules: Modules, kernel: str, driver: Driver) -> bool:
 
 
 def _built(layer: str, facts: NodeFacts, driver: Driver, *, changes: bool) -> list[Step]:
-    kernel = known(facts, "kernel", facts.kernel)
     modules = known(facts, "modules", facts.modules)
-    kernels = list(dict.fromkeys((kernel.running, kernel.next)))
+    kernels = wanted_kernels(facts)
     lacking = [name for name in kernels if not built_for(modules, name, driver)]
     if not lacking:
         return []
@@ -179,7 +179,8 @@ def runs(modules: Modules, driver: Driver) -> bool:
 
 def _loaded(layer: str, facts: NodeFacts, driver: Driver) -> list[Step]:
     modules = known(facts, "modules", facts.modules)
-    if runs(modules, driver):
+    kernel = known(facts, "kernel", facts.kernel)
+    if runs(modules, driver) or kernel.running not in wanted_kernels(facts):
         return []
     if modules.loaded_version:
         why = f"{_named(modules.loaded_version, modules.loaded_flavour)} is loaded"

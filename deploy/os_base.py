@@ -8,6 +8,7 @@ from deploy import apt
 from deploy.facts import NodeFacts
 from deploy.files import file_step
 from deploy.interest import GPU_PACKAGES
+from deploy.kernels import headers_package, wanted_kernels
 from deploy.known import known
 from deploy.packages import installed, locked
 from deploy.shell import assign, script
@@ -119,9 +120,9 @@ def prerequisites(wanted: Wanted, facts: NodeFacts) -> dict[str, str]:
     tools = known(facts, "tools", facts.tools)
     if stack.driver is not None:
         kernel = known(facts, "kernel", facts.kernel)
-        for release in dict.fromkeys((kernel.running, kernel.next)):
+        for release in wanted_kernels(facts):
             if release not in kernel.headers:
-                lacking[f"linux-headers-{release}"] = f"no headers for kernel {release}"
+                lacking[headers_package(release)] = f"no headers for kernel {release}"
         if any(name.endswith("-dkms") for name in stack.driver.packages) and "dkms" not in tools:
             lacking["dkms"] = "no dkms"
     if stack.repository is not None and stack.repository.url.startswith("https:"):

@@ -21,6 +21,7 @@ from deploy import (
 )
 from deploy.facts import NodeFacts
 from deploy.fleet.model import Model
+from deploy.kernels import wanted_kernels
 from deploy.known import UnknownFact, known
 from deploy.packages import locked, upstream
 from deploy.stack import Blocked
@@ -137,7 +138,8 @@ def users(facts: NodeFacts) -> tuple[str, ...]:
 
 def reboot_due(wanted: Wanted, facts: NodeFacts) -> Reboot | None:
     """Whether the host must boot again, from what it is: another module is loaded than the one
-    on disk, or nouveau is bound. None while a boot would not bring the wanted module."""
+    on disk, nothing can be built for the running kernel, or nouveau is bound. None while a boot
+    would not bring the wanted module."""
     wish = wanted.stack.driver
     if wish is None:
         return None
@@ -148,6 +150,9 @@ def reboot_due(wanted: Wanted, facts: NodeFacts) -> Reboot | None:
     if modules.loaded_version:
         found = f"{modules.loaded_version} ({modules.loaded_flavour or 'flavour unknown'})"
         why = f"module {found} is loaded, {wish.version} ({wish.flavour}) is installed"
+        return Reboot(why=why, expected=False)
+    if kernel.running not in wanted_kernels(facts):
+        why = f"kernel {kernel.running} has no headers any more; {kernel.next} has the module"
         return Reboot(why=why, expected=False)
     if modules.nouveau_loaded and modules.nouveau_blacklisted:
         return Reboot(why="nouveau holds the GPUs until the next boot", expected=False)
@@ -160,6 +165,10 @@ def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | N
     wish, modules = wanted.stack.driver, known(facts, "modules", facts.modules)
     if wish is None or module.runs(modules, wish):
         return None
+    kernel = known(facts, "kernel", facts.kernel)
+    if kernel.running not in wanted_kernels(facts):
+        why = f"kernel {kernel.running} has no headers any more, so the module is for {kernel.next}"
+        return Reboot(why=why, expected=True)
     if modules.nouveau_loaded:
         return Reboot(why="nouveau is loaded and seldom lets go of the GPUs", expected=True)
     rest = [step for step in steps if step.layer == driver.NAME]

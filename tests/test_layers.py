@@ -167,8 +167,8 @@ class TestOsBase:
             ({"compiler": ""}, "g++, gcc, make installed"),
             ({"tools": ("curl",)}, "dkms installed"),
             (
-                {"kernel": Kernel(running=KERNEL, next="6.9", installed=(), headers=(KERNEL,))},
-                "linux-headers-6.9 installed",
+                {"kernel": Kernel(running=KERNEL, next="6.9_X", installed=(), headers=(KERNEL,))},
+                "linux-headers-6.9-x installed",
             ),
         ],
     )

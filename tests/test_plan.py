@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.commands.plan import document, exit_code
-from deploy.facts import Disk, GpuUser, InstalledModule, Modules, SlurmJob
+from deploy.facts import Disk, GpuUser, InstalledModule, Kernel, Modules, SlurmJob
 from deploy.plan import HostPlan, plan_host, reboot_due, users
 from deploy.show_plan import View, counts, explain, render, size
 from deploy.stack import Blocked, Reason, Solution
@@ -131,6 +131,21 @@ class TestReboot:
         assert self.due(loaded_version=NEW, loaded_flavour="open") is None
         assert self.due(nouveau_loaded=True, nouveau_blacklisted=False) is None
         assert self.due(loaded_version=OLD, loaded_flavour="open", installed=()) is None
+
+    def test_a_running_kernel_without_headers_gives_way_to_the_next(self) -> None:
+        wish = wanted("l40s")
+        kernel = Kernel(running="6.1-old", next=KERNEL, installed=(), headers=(KERNEL,))
+        found = conformed(wish, "l40s", kernel=kernel)
+        bare = found.model_copy(update={"modules": modules(installed=())})
+        plan = plan_host(wish, bare)
+        assert not any("6.1-old" in step.title for step in plan.steps)
+        assert plan.reboot is not None
+        assert "6.1-old has no headers any more" in plan.reboot.why
+        built = found.model_copy(update={"modules": modules()})
+        assert reboot_due(wish, bare) is None
+        due = reboot_due(wish, built)
+        assert due is not None
+        assert [step.layer for step in plan_host(wish, built).steps] == ["persistence"]
 
     def test_is_never_due_without_a_wanted_driver(self) -> None:
         wish = wanted("l40s", driver="none")
