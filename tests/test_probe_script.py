@@ -51,12 +51,16 @@ def leftovers() -> set[Path]:
     return {path for place in PLACES for path in Path(place).glob("gpufleet-probe.*")}
 
 
+@pytest.fixture(scope="module")
+def reference() -> NodeFacts:
+    return facts(script(NONCE, "/opt/gpufleet"))
+
+
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda words: words[0])
-def test_every_shell_gives_the_same_facts(shell: list[str]) -> None:
+def test_every_shell_gives_the_same_facts(shell: list[str], reference: NodeFacts) -> None:
     found = parse("here", NONCE, run(script(NONCE, "/opt/gpufleet"), shell))
     known = [name for name in NodeFacts.model_fields if getattr(found, name) is not None]
     assert {"os", "kernel", "boot_id", "pci", "modules", "disks", "tools", "files"} <= set(known)
-    reference = facts(script(NONCE, "/opt/gpufleet"))
     ours, theirs = (
         each.model_dump(exclude={"uptime_s", "disks", "gpu_users", "dpkg"})
         for each in (found, reference)
