@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
     _quiet_libraries()
     _allow_many_files()
+    _look_up_many_names()
     words = sys.argv[1:] if argv is None else argv
     try:
         arguments, command = _parse(words)
@@ -83,9 +84,21 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, ModuleType | None]:
 
 
 def _quiet_libraries() -> None:
-    """pyinfra and paramiko log to stderr by themselves what we say better, with the next step."""
+    """pyinfra, paramiko and gevent print by themselves what we say better, with the next step."""
     for name in ("pyinfra", "paramiko"):
         logging.getLogger(name).addHandler(logging.NullHandler())
+    import gevent
+
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)  # still raised in the main greenlet
+
+
+def _look_up_many_names() -> None:
+    """Names are resolved in threads, ten of them by default: where a name server is slow, hosts
+    would wait for each other's names until their own deadline."""
+    import gevent
+
+    gevent.get_hub().threadpool.maxsize = 64
 
 
 def _allow_many_files() -> None:

@@ -60,11 +60,12 @@ def survey(
     *,
     keep_open: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    ended: Callable[[str], None] | None = None,
     at_once: int = 256,
 ) -> Survey:
     """Probe every host at once. One host that hangs, dies or lies costs only itself.
 
-    `progress` is told how many hosts are done, of how many.
+    `progress` is told how many hosts are done, of how many; `ended` which one was done last.
     """
     found = Survey()
 
@@ -91,6 +92,8 @@ def survey(
             found.facts[name], connection = result
             if keep_open:
                 found.connections[name] = connection
+        if ended is not None:
+            ended(name)
         if progress is not None:
             progress(done, len(fleet.hosts))
     return found

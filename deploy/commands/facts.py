@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     fleet = chosen_fleet(arguments)
     _check_place(arguments.json)
     started = time.monotonic()
-    with Waiting("probing", sys.stderr) as waiting:
-        found = survey(fleet, progress=waiting)
+    with Waiting("probing", fleet.hosts, sys.stderr) as waiting:
+        found = survey(fleet, ended=waiting.ended)
     if arguments.json is not None:
         _write_json(found, arguments.json)
     if arguments.json != "-":
