@@ -12,7 +12,7 @@ from typing import Any
 
 import gevent
 from gevent.lock import BoundedSemaphore
-from paramiko import Transport
+from paramiko import Channel, Transport
 from pyinfra.api.command import StringCommand
 from pyinfra.api.config import Config
 from pyinfra.api.connectors import get_all_connectors
@@ -119,7 +119,7 @@ def log_in(host: Host, timeout_s: float) -> PyinfraHost:
         unreachable = explain(host, made, error)
         leave(made)
         raise unreachable from None
-    _watch_less(made)
+    _watch(made)
     return made
 
 
@@ -146,13 +146,35 @@ def queue_s(hosts: Iterable[Host], connect_s: float) -> float:
 
 
 IDLE_CHECK_S = 5.0
+DEAD_AFTER_S = 45
+"""How long a host may stay silent on the level of TCP before its connection counts as lost. A
+command may well be quiet for longer: the host's kernel answers for it."""
 
 
-def _watch_less(host: PyinfraHost) -> None:
-    """paramiko looks ten times a second whether an idle connection was closed on this side, which
-    over a fleet costs more than the work; `leave` wakes it instead."""
-    if transport := ssh_transport(host):
-        transport.sock.settimeout(IDLE_CHECK_S)
+def _watch(host: PyinfraHost) -> None:
+    """Notice a host that is gone, and cost nothing while it is there.
+
+    paramiko looks ten times a second whether an idle connection was closed on this side, which
+    over a fleet costs more than the work; `leave` wakes it instead.
+    """
+    transport = ssh_transport(host)
+    if transport is None:
+        return
+    transport.sock.settimeout(IDLE_CHECK_S)
+    sock: Any = transport.sock
+    while isinstance(sock, Channel):  # through a jump host: the way to it can be watched
+        sock = sock.get_transport().sock
+    if not isinstance(sock, socket.socket):
+        return  # a ProxyCommand
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", DEAD_AFTER_S // 3),
+        ("TCP_KEEPINTVL", DEAD_AFTER_S // 9 or 1),
+        ("TCP_KEEPCNT", 6),
+        ("TCP_USER_TIMEOUT", DEAD_AFTER_S * 1000),
+    ):
+        if hasattr(socket, name):  # Linux has them all
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _stage(host: PyinfraHost | None) -> str:

@@ -1,12 +1,15 @@
 """The probe on whole hosts: every fault of the simulated fleet shows in the facts."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 
 from deploy.facts import NodeFacts
+from deploy.fleet import reach
 from deploy.fleet.inventory import named_hosts
 from deploy.fleet.transport import connect
 from tests.fleet.live import PYTHON, LiveFleet, Result, command
@@ -237,6 +240,26 @@ def test_sudo_with_a_wrong_password_or_none(fleet: LiveFleet, asks: str, tmp_pat
     said = through_inventory(fleet, tmp_path, asks)
     found = json.loads(said.ok())["facts"][asks]
     assert "sudo: a password is required" in found["unknown"]["root"]
+
+
+def test_a_host_that_vanishes_under_a_command_is_lost(
+    fleet: LiveFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No packet of it arrives any more, as after a power cut: nothing closes the connection."""
+    monkeypatch.setattr(reach, "DEAD_AFTER_S", 3)
+    node = "cpu-01"
+    host = named_hosts(node, {"ssh_config_file": str(fleet.ssh_config)}).hosts[node]
+    connection = connect(host)
+    rule = ["INPUT", "-s", fleet.nodes[node], "-p", "tcp", "--sport", "22", "-j", "DROP"]
+    cut = gevent.spawn_later(0.5, subprocess.run, ["iptables", "-I", *rule], check=True)
+    try:
+        result = connection.run("sleep 600", timeout_s=60)
+    finally:
+        cut.join()
+        subprocess.run(["iptables", "-D", *rule], check=True)
+    assert result.rc is None
+    assert result.trouble.startswith("the connection was lost")
+    connection.close()
 
 
 def test_bad_hosts_cost_only_themselves(pristine: LiveFleet) -> None:
