@@ -90,15 +90,15 @@ def test_facts_of_this_machine(tmp_path: Path) -> None:
 
 def test_json_on_stdout_is_nothing_but_json() -> None:
     said = gpufleet("facts", "-w", "@local", "--json")
-    assert said.returncode == 0
-    assert set(json.loads(said.stdout)) == {"facts", "failed"}
+    document = json.loads(said.stdout)
+    assert set(document) == {"schema", "facts", "failed"}
+    hidden = document["facts"]["@local"]["unknown"]
+    assert said.returncode == (4 if hidden else 0)
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m deploy.cli facts -w @local | head -n 1"
-    said = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60
-    )
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert said.stdout == "@local\n"
     assert said.stderr == ""
 
@@ -112,5 +112,4 @@ def test_a_terminal_gets_colour() -> None:
         timeout=60,
         stdin=subprocess.DEVNULL,
     )
-    assert said.returncode == 0
     assert "\x1b[1;36m@local" in said.stdout

@@ -1,8 +1,8 @@
 """Show what is on hosts: one read-only probe each, identical hosts folded.
 
 Needs no inventory (-w gpu[001-004]) and no root on the hosts; what only root can see is then named
-as unknown. Nothing is written on any host. Exit codes: 0 every host was looked at, 2 wrong input,
-4 at least one host could not be looked at.
+as unknown. Nothing is written on any host. Exit codes: 0 everything was looked at, 2 wrong input,
+4 a host or a part of one could not be looked at.
 """
 
 import argparse
@@ -18,6 +18,9 @@ from deploy.fleet.inventory import Fleet, named_hosts, read_inventory
 from deploy.show_facts import show_facts
 from deploy.survey import Survey, survey
 from deploy.waiting import Waiting
+
+SCHEMA = 1
+"""Of the JSON document; a host's facts carry the version of the probe."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         facts = {name: found.facts[name] for name in fleet.hosts if name in found.facts}
         failed = {name: found.failed[name] for name in fleet.hosts if name in found.failed}
         show_facts(facts, failed, time.monotonic() - started, sys.stdout)
-    return exits.NOT_LOOKED_AT if found.failed else exits.OK
+    hidden = found.failed or any(facts.unknown for facts in found.facts.values())
+    return exits.NOT_LOOKED_AT if hidden else exits.OK
 
 
 def chosen_fleet(arguments: argparse.Namespace) -> Fleet:
@@ -78,6 +82,7 @@ def _check_place(place: str | None) -> None:
 
 def _write_json(found: Survey, place: str) -> None:
     document = {
+        "schema": SCHEMA,
         "facts": {name: facts.model_dump(mode="json") for name, facts in found.facts.items()},
         "failed": found.failed,
     }
