@@ -29,6 +29,8 @@ ROUNDS = 3
 """Plans that are tried before a host counts as not converging."""
 FRESH_S = 10
 """A probe older than this is repeated before anything disruptive."""
+RECONNECT_S = 180
+"""How long a host that was lost may take to answer again, once per run."""
 TAIL = 20
 """Lines of output that a failure shows."""
 
@@ -83,13 +85,12 @@ def converge(
     work = _Host(connection, wanted, consent, report, run, again)
     try:
         work.plan(facts)
-        return work.run_to_the_end()
+        outcome = work.try_to_the_end()
+        if outcome.status == "failed" and not work.alive() and work.connect_again(outcome.message):
+            outcome = work.try_to_the_end()
+        return outcome
     except _Ended as ended:
         return ended.outcome
-    except Locked as locked:
-        return work.outcome("locked", str(locked))
-    except (LockTrouble, RebootFailed, BadProbe) as error:
-        return work.outcome("failed", str(error))
 
 
 class _Host:
@@ -117,7 +118,40 @@ class _Host:
         self.probed_at = 0.0
         self.holding: Callable[[], bool] = lambda: False
 
-    def run_to_the_end(self) -> NoReturn:
+    def try_to_the_end(self) -> Outcome:
+        """One attempt, from the lock on; everything is decided afresh."""
+        try:
+            self._run_to_the_end()
+        except _Ended as ended:
+            return ended.outcome
+        except Locked as locked:
+            return self.outcome("locked", str(locked))
+        except (LockTrouble, BadProbe) as error:
+            return self.outcome("failed", str(error))
+        except RebootFailed as error:
+            raise _Ended(self.outcome("failed", str(error))) from None
+
+    def alive(self) -> bool:
+        """Whether the connection still carries a command."""
+        return self.connection.run("true", timeout_s=10).ok
+
+    def connect_again(self, why: str) -> bool:
+        """Another connection, for a host that went away under us (its network, a reboot that
+        somebody else asked for). False when there is none within RECONNECT_S."""
+        self._note(f"connection lost ({why}); connecting again")
+        end, pause = time.monotonic() + RECONNECT_S, 1.0
+        while time.monotonic() < end:
+            time.sleep(min(pause, 5.0))
+            pause *= 1.5
+            try:
+                self.connection = self.again()
+            except Exception:  # anything may be wrong while a host is away
+                continue
+            if self.alive():
+                return True
+        return False
+
+    def _run_to_the_end(self) -> NoReturn:
         with ExitStack() as lock:
             self._lock(lock)
             plan = self.plan(self._probe())

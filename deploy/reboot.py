@@ -4,7 +4,8 @@ The kernel makes a new random /proc/sys/kernel/random/boot_id at every boot (ran
 uptime nor a broken connection has to be interpreted. That a reboot was asked is recorded before
 asking, in the run's journal and on the host: when the controller dies in between, the next one
 finds the same boot_id and waits for that reboot instead of asking again, or finds another boot_id
-and decides afresh from facts.
+and decides afresh from facts. Asking holds the lock of steps, so that the next controller cannot
+ask between a dead one's record and its request.
 """
 
 import json
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from deploy.fleet.hostlock import WORK
 from deploy.fleet.runs import Run, controller, printable
 from deploy.supervise import JOURNAL, STATE
 
@@ -34,6 +36,10 @@ _READ_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _ASK = """\
+mkdir -p -m 700 {work} && exec 8>>{work}/step && flock -n 8 || exit 1
+printf 'reboot (run %s)\n' {run} >{work}/what
+echo 150 >{work}/limit
+: >{work}/log
 boot=$(cat /proc/sys/kernel/random/boot_id) && up=$(cut -d. -f1 /proc/uptime) || exit 1
 if [ "$boot" != {boot_id} ]; then echo booted; exit 0; fi
 was= at=
@@ -86,6 +92,7 @@ def reboot(
     asked = connection.run(
         _ASK.format(
             boot_id=shlex.quote(boot_id),
+            work=WORK,
             record=RECORD,
             state=STATE,
             journal=JOURNAL,

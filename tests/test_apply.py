@@ -351,7 +351,7 @@ def test_an_interrupt_says_what_is_in_flight_and_frees_the_hosts(
     found = lab.run_file()
     assert (found["state"], found["exit"]) == ("interrupted", None)
     assert set(found["hosts"].values()) == {"interrupted"}
-    assert "interrupted; " in streams.out
+    assert "interrupted while changing:" in streams.out
     assert "gpu1: 1/3 base: base is there" in streams.out
     lab.on_connect.clear()
     assert main(["apply", "lab.py", "--yes", "--reboot"]) == 0

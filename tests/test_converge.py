@@ -166,6 +166,29 @@ def test_a_lost_connection_is_no_success(stage: Stage) -> None:
     assert "lost connection" in outcome.message
 
 
+def test_a_host_that_was_lost_for_a_moment_goes_on(stage: Stage) -> None:
+    connection, dead = stage.host.connect(), []
+
+    def cut(command: str) -> str:
+        if "building" in command:
+            dead.append(command)
+        return "the connection was lost" if dead else ""
+
+    connection.before = cut
+    outcome = stage.apply(connection)
+    assert outcome.status == "converged"
+    assert any("connecting again" in note for note in stage.report.notes)
+
+
+def test_a_host_that_stays_lost_is_a_failure(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy.converge, "RECONNECT_S", 1.5)
+    down = stage.host.root / "down"
+    staged.STEPS["env"] = staged.part("env", f"touch {down}; sleep 1")
+    outcome = stage.apply()
+    assert outcome.status == "failed"
+    assert outcome.rebooted == 0
+
+
 def test_a_probe_that_fails_is_a_failed_host(stage: Stage) -> None:
     connection = stage.host.connect()
     connection.before = lambda command: "garbage" if "random/boot_id" in command else ""

@@ -238,9 +238,8 @@ def yes(question: str, say: TextIO) -> bool:
 
 
 def interrupted(shown: Progress, record: Run, say: TextIO) -> None:
-    working = shown.in_flight()
-    print(f"\ninterrupted; {len(working)} hosts were being changed:", file=say)
-    for line in working:
+    print("\ninterrupted while changing:", file=say)
+    for line in shown.in_flight() or ["no host yet"]:
         print(f"  {line}", file=say)
     print(
         "  a step that had begun ends on its host by itself; the next apply waits for it, looks "
