@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / "deploy/site.py"
 
 
+CANARIES = {"ssh_password": "c4nary-one", "_sudo_password": "c4nary-two"}
+
+
 class Native:
     """Three directory hosts, an inventory, a lock, and pyinfra's command."""
 
@@ -28,7 +31,7 @@ class Native:
             script.write_text(f"#!/bin/sh\necho 1 >{self.part(name, 'loaded')}\n")
             script.chmod(0o755)
             self.hosts[name] = host
-        quick = {"fake_delay": 0.0, "fake_delay_jitter": 0.0}
+        quick = {"fake_delay": 0.0, "fake_delay_jitter": 0.0, **CANARIES}
         names = [(f"@fake/{name}", quick) for name in self.hosts]
         (root / "lab.py").write_text(f"gpus = {names!r}\n")
         (root / "lab.lock").write_text("{}\n")
@@ -89,8 +92,12 @@ def test_a_run_converges_with_consent_and_the_next_finds_nothing(native: Native)
 def test_a_host_that_cannot_be_changed_stops_nobody(native: Native) -> None:
     native.part("a", "foreign").write_text("DGX OS\n")
     native.part("b", "busy").write_text("job 4711 of alice\n")
-    code, said = native.pyinfra("-y", "--data", "gpufleet_reboot=yes", "lab.py", str(SITE))
+    words = ("-y", "-vvv", "--data", "gpufleet_reboot=yes", "lab.py", str(SITE))
+    code, said = native.pyinfra(*words)
     assert code == 1
+    assert "building" in said, "-vvv shows what commands print"
+    kept = [path.read_text() for path in (native.root / "runs").rglob("*") if path.is_file()]
+    assert not [text for text in (said, *kept) if "c4nary" in text]
     assert "DGX OS" in said
     assert "job 4711 of alice" in said
     assert "Traceback" not in said
