@@ -111,10 +111,14 @@ class Sshd:
         self.process.wait(10)
 
     def drop_sessions(self) -> None:
-        """Kill every session process: the connection is lost under a running command."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        for pid in children.read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+        """Kill every process of every session: the connection is lost under a running command."""
+        for pid in _descendants(self.process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [below for child in children for below in (*_descendants(int(child)), int(child))]
 
 
 def _sshd() -> str:
