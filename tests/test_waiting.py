@@ -1,6 +1,7 @@
 """The line that says how far a sweep is."""
 
 import io
+import re
 
 import gevent
 import pytest
@@ -32,7 +33,8 @@ def test_a_log_gets_plain_lines() -> None:
     stream = io.StringIO()
     with Waiting("probing", ["n1"], stream):
         gevent.sleep(0.08)
-    assert stream.getvalue() == "probing: 0 of 1 hosts, 0 s, waiting for n1\n"
+    said = r"(probing: 0 of 1 hosts, \d s, waiting for n1\n)+"
+    assert re.fullmatch(said, stream.getvalue())
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
