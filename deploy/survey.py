@@ -1,6 +1,6 @@
 """One probe of every host of a fleet, all at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from deploy.facts import NodeFacts
@@ -47,7 +47,11 @@ def probe(connection: Connection, spec: NodeSpec, timeout_s: float = PROBE_S) ->
     )
     if result.trouble:
         raise BadProbe(connection.host, result.trouble)
-    facts = parse(connection.host, nonce, result.out)
+    try:
+        facts = parse(connection.host, nonce, result.out)
+    except BadProbe as bad:
+        last = escaped(result.err).strip().rpartition("\n")[2][:200]
+        raise BadProbe(bad.host, bad.reason + f"; it said: {last}" * bool(last)) from None
     said = [line for line in result.err.splitlines() if line.startswith(REFUSALS)]
     if facts.root or not said:
         return facts
@@ -72,7 +76,7 @@ def survey(
     def visit(host: Host) -> tuple[NodeFacts, Connection]:
         connection = connect(host, CONNECT_S)
         try:
-            facts = probe(connection, host.spec)
+            facts = probe(connection, host.spec, PROBE_S)
         except BaseException:
             connection.close()
             raise
@@ -96,4 +100,26 @@ def survey(
             ended(name)
         if progress is not None:
             progress(done, len(fleet.hosts))
+    for name, other in twins(found.facts, fleet.hosts).items():
+        del found.facts[name]
+        found.failed[name] = f"{name}: is the same machine as {other}: name it once"
+        if connection := found.connections.pop(name, None):
+            connection.close()
+    return found
+
+
+def twins(facts: Mapping[str, NodeFacts], order: Iterable[str]) -> dict[str, str]:
+    """Hosts that turn out to be a machine that an earlier name stands for, and that name.
+
+    Containers of one machine share its boot_id and are hosts of their own.
+    """
+    seen: dict[str, str] = {}
+    found = {}
+    for name in order:
+        one = facts.get(name)
+        if one is None or one.boot_id is None or one.container != "":
+            continue
+        if one.boot_id in seen:
+            found[name] = seen[one.boot_id]
+        seen.setdefault(one.boot_id, name)
     return found

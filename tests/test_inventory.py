@@ -237,11 +237,17 @@ def test_limit_that_matches_nothing(expression: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "nodes", ["", "gpu[1-", "gpu[1-99999999]", "a;b", "@nope/x", "-oProxyCommand=x", "a b"]
+    "nodes",
+    ["", "gpu[1-", "gpu[1-99999999]", "a;b", "@nope/x", "-oProxyCommand=x", "a b", "fe80::1%$(id)"],
 )
 def test_names_that_are_none(nodes: str) -> None:
     with pytest.raises(WrongInput):
         named_hosts(nodes, {})
+
+
+@pytest.mark.parametrize("name", ["gpu1", "10.0.0.1", "fe80::1%eth0", "gpu_1.lab", "@local"])
+def test_names_that_are_some(name: str) -> None:
+    assert list(named_hosts(name, {}).hosts) == [name]
 
 
 def test_node_sets_fold_and_unfold() -> None:

@@ -60,11 +60,12 @@ def _paramiko_arguments(value: Any) -> str:
 
 def is_address(value: str) -> bool:
     """A host name (RFC 1123, underscores allowed), an IPv4 or an IPv6 address."""
+    address, zone, interface = value.partition("%")
     try:
-        ipaddress.ip_address(value)
+        ipaddress.ip_address(address)
+        return not zone or re.fullmatch(r"[A-Za-z0-9._\-]{1,15}", interface) is not None
     except ValueError:
         return re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._\-]{0,251}[A-Za-z0-9])?", value) is not None
-    return True
 
 
 def _address(value: Any) -> str:

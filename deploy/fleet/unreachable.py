@@ -81,7 +81,8 @@ def _unknown_key(host: Host, made: Any) -> Unreachable:
     return _said(
         host,
         f"the host key is unknown ({shown})",
-        f"compare it with the host's console, then accept it with {_ssh(host, _user(host, made))}",
+        f"compare it with the host's console, then accept it with {_ssh(host, _user(host, made))} "
+        "(or, on a network that you trust, ssh_strict_host_key_checking = 'accept-new')",
     )
 
 
