@@ -103,8 +103,8 @@ def survey(
     for name, other in twins(found.facts, fleet.hosts).items():
         del found.facts[name]
         found.failed[name] = f"{name}: is the same machine as {other}: name it once"
-        if connection := found.connections.pop(name, None):
-            connection.close()
+        if kept := found.connections.pop(name, None):
+            kept.close()
     return found
 
 
