@@ -12,6 +12,7 @@ import re
 import subprocess
 import tempfile
 import tomllib
+import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +28,9 @@ from deploy.stack import TorchEnvironment
 
 TIMEOUT_S = 300
 """For one call of uv: metadata of a few dozen packages, seconds on any working network."""
+
+SIZE_S = 5
+"""For asking one wheel's size, which only the download figure of a plan needs."""
 
 UNREAD = re.compile(r"UV_(INDEX|DEFAULT_INDEX|EXTRA_INDEX|FIND_LINKS|NO_INDEX|CONFIG|PRERELEASE)")
 """Variables that would change the answer behind the inventory's back."""
@@ -117,7 +121,22 @@ class _Wheel:
         wheels = package.get("wheels") or []
         self.version = str(package["version"])
         self.hashes = tuple(sorted({f"sha256:{wheel['hashes']['sha256']}" for wheel in wheels}))
-        self.size = max((int(wheel.get("size", 0)) for wheel in wheels), default=0)
+        self.size = max(
+            (int(wheel.get("size", 0)) or _asked_size(wheel) for wheel in wheels), default=0
+        )
+
+
+def _asked_size(wheel: dict[str, Any]) -> int:
+    """Bytes of a wheel whose index page names no size, as torch's does; 0 when nobody says."""
+    url = str(wheel.get("url", ""))
+    if not url.startswith(("http://", "https://")):
+        return 0
+    asked = urllib.request.Request(url, method="HEAD")
+    try:
+        with urllib.request.urlopen(asked, timeout=SIZE_S) as answer:
+            return int(answer.headers.get("Content-Length", 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def _compile(requirements: list[str], wish: EnvironmentWish, torch_index: str) -> dict[str, _Wheel]:

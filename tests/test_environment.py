@@ -125,6 +125,19 @@ def test_an_environment_is_locked_by_hash(index: Index, torch_index: Index) -> N
     assert found.id == environment_id(found)
 
 
+def test_sizes_that_an_index_does_not_name_are_asked_for(index: Index, torch_index: Index) -> None:
+    torch_index.add(torch("cu126"))
+    found = resolve(wish(index, torch_index=torch_index.url))
+    wheels = [
+        *(torch_index.folder / "torch").glob("*.whl"),
+        *(index.folder / "numpy").glob("*2.4.6*.whl"),
+        *(index.folder / "nvidia-ml-py").glob("*.whl"),
+        *(index.folder / "filelock").glob("*.whl"),
+    ]
+    assert len(wheels) == 4
+    assert found.size == sum(wheel.stat().st_size for wheel in wheels)
+
+
 def test_only_hashes_of_wheels_for_the_platform_are_kept(index: Index, torch_index: Index) -> None:
     torch_index.add(torch("cu126"))
     (wanted,) = index.add(wheel("einops", "1.0", MANYLINUX))
