@@ -111,7 +111,7 @@ part_modules() {
         printf 'refcount %s\n' "$count"
     fi
     tagged nvrm /proc/driver/nvidia/version
-    tagged cmdline /proc/cmdline
+    tr ' ' '\n' </proc/cmdline | sed -n '/blacklist=\|nouveau/s/^/cmdline /p'
     [ -e /sys/module/nouveau ] && printf 'nouveau loaded\n'
     for directory in /lib/modules/*/; do
         release=${directory%/}
@@ -269,7 +269,7 @@ part_disks() {
                 inside = point == "/" || path == point || index(path, point "/") == 1
                 if (inside && length(point) >= best) { best = length(point); flags = $4 }
             }
-            END { print "mount " flags }' /proc/self/mounts
+            END { print "mount " (("," flags ",") ~ /,ro,/ ? "ro" : "rw") }' /proc/self/mounts
     done
 }
 

@@ -174,13 +174,12 @@ def read_disks(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
     disks = {}
     for space, mount in zip(lines[::2], lines[1::2], strict=True):
         _, path, block, blocks, free = space.split(" ")
-        tag, _, flags = mount.partition(" ")
-        if tag != "mount":
-            raise ValueError(f"tag {tag[:20]!r}")
+        if mount not in {"mount ro", "mount rw"}:
+            raise ValueError(f"{mount[:20]!r} is no mount")
         disks[path] = Disk(
             size=int(block) * int(blocks),
             available=int(block) * int(free),
-            read_only="ro" in flags.split(","),
+            read_only=mount == "mount ro",
         )
     return {"disks": disks}
 

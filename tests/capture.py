@@ -1,9 +1,11 @@
 """Record what the probe really prints: `python -m tests.capture NAME HOST [SSH_CONFIG] [USER]`.
 
-Writes tests/data/probe/NAME.txt. Only two things are replaced: the random frame word by NONCE, and
-the name of the package mirror that this machine happens to use by mirror.example.
+Writes tests/data/probe/NAME.txt. Only three things are replaced: the random frame word by NONCE,
+the name of the package mirror that this machine happens to use by mirror.example, and the release
+of its kernel by KERNEL.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from deploy.probe import new_nonce, script  # noqa: E402
 NONCE = "gpufleet-00112233aabbccdd"
 PLACE = Path(__file__).parent / "data" / "probe"
 MIRROR = "mirror.example"
+KERNEL = "6.1.0-31-amd64"
 
 
 def record(host: str, ssh_config: str = "", user: str = "") -> str:
@@ -31,7 +34,7 @@ def record(host: str, ssh_config: str = "", user: str = "") -> str:
     connection.close()
     assert not result.trouble, result.trouble
     names = set(re.findall(r"https?://([a-z0-9.-]+)/debian", result.out))
-    text = result.out.replace(nonce, NONCE)
+    text = result.out.replace(nonce, NONCE).replace(os.uname().release, KERNEL)
     for name in names:
         text = text.replace(name, MIRROR)
     return text
