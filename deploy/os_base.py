@@ -7,6 +7,7 @@ headers that torch.compile needs, nouveau kept off, and automatic upgrades kept 
 from deploy import apt
 from deploy.facts import NodeFacts
 from deploy.files import file_step
+from deploy.idle import MUST_BE_IDLE
 from deploy.interest import GPU_PACKAGES
 from deploy.kernels import headers_package, wanted_kernels
 from deploy.known import known
@@ -51,7 +52,6 @@ fi
 """
 
 _PRESENT = """\
-apt-cache policy -- $names >/dev/null 2>&1 || :
 lacking() {
     for name in $names; do
         dpkg-query -W -f '${db:Status-Abbrev}' "$name" 2>/dev/null | grep -q '^.i' || echo "$name"
@@ -99,7 +99,10 @@ def _repaired(facts: NodeFacts) -> list[Step]:
             commands=(
                 Command(
                     shell=script(
-                        assign(conffiles="confold", gpu=GPU_PACKAGES), apt.tools(), _REPAIR
+                        MUST_BE_IDLE if touches_gpus else "",
+                        assign(gpu=GPU_PACKAGES),
+                        apt.tools(),
+                        _REPAIR,
                     ),
                     timeout_s=3600,
                     log="/var/lib/dkms/nvidia*/*/build/make.log",
