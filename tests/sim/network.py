@@ -9,7 +9,13 @@ from pathlib import Path
 from tests.sim import paths
 from tests.sim.proc import run
 
-_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+_SETTINGS = {
+    Path("/proc/sys/net/ipv4/ip_forward"): 1,
+    # The kernel's own 128 are shared by all nodes' systemd; a dozen nodes use them up, and the
+    # next ones boot without sshd.
+    Path("/proc/sys/fs/inotify/max_user_instances"): 1024,
+}
+"""Settings of this machine that nodes need, each with the least value that does."""
 
 
 def bridge(index: int) -> str:
@@ -67,25 +73,32 @@ def build(index: int, directory: Path) -> None:
     for link in json.loads(run("ip", "-json", "link", "show", "type", "veth").stdout or "[]"):
         if link["ifname"].startswith(f"vb-{machine(index, '')}") and "master" not in link:
             run("ip", "link", "set", link["ifname"], "master", name)
-    saved = paths.cache() / "ip_forward.before"
-    if _FORWARD.read_text().strip() == "0":
-        saved.write_text("0\n")
-        _FORWARD.write_text("1\n")
+    for setting, least in _SETTINGS.items():
+        before = setting.read_text()
+        if int(before) < least:
+            _saved(setting).write_text(before)
+            setting.write_text(f"{least}\n")
     for rule in _rules(index):
         if run("iptables", "-w", *_do("-C", rule), check=False).returncode != 0:
             run("iptables", "-w", *_do("-I", rule))
 
 
 def remove(index: int) -> None:
-    """Take away a fleet's bridge and rules; after the last fleet, forwarding as it was before."""
+    """Take away a fleet's bridge and rules; after the last fleet, settings as before."""
     for rule in _rules(index):
         while run("iptables", "-w", *_do("-D", rule), check=False).returncode == 0:
             pass
     run("ip", "link", "delete", bridge(index), check=False)
-    saved = paths.cache() / "ip_forward.before"
-    if saved.exists() and not re.search(r"gpufleet-sim\d", run("ip", "link").stdout):
-        _FORWARD.write_text(saved.read_text())
-        saved.unlink()
+    if re.search(r"gpufleet-sim\d", run("ip", "link").stdout):
+        return
+    for setting in _SETTINGS:
+        if _saved(setting).exists():
+            setting.write_text(_saved(setting).read_text())
+            _saved(setting).unlink()
+
+
+def _saved(setting: Path) -> Path:
+    return paths.cache() / f"{setting.name}.before"
 
 
 def usable(index: int, directory: Path) -> bool:
