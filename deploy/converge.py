@@ -8,7 +8,7 @@ run did; the end is a plan of a fresh probe that is empty.
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from deploy.facts import NodeFacts
 from deploy.fleet.hostlock import Locked, LockTrouble, Owner, host_lock
@@ -19,7 +19,7 @@ from deploy.outcome import Outcome, Status, why_blocked
 from deploy.plan import HostPlan, plan_host, reboot_due
 from deploy.reboot import DEADLINE_S, RebootFailed, reboot
 from deploy.steps import Reboot, Step, Wanted
-from deploy.supervise import explaining_log, run_command
+from deploy.supervise import Reporter, run_step
 from deploy.survey import BadProbe, probe
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ FRESH_S = 10
 """A probe older than this is repeated before anything disruptive."""
 RECONNECT_S = 180
 """How long a host that was lost may take to answer again, once per run."""
-TAIL = 20
-"""Lines of output that a failure shows."""
 
 
 class Consent(Model):
@@ -40,19 +38,6 @@ class Consent(Model):
 
     reboot: bool
     reboot_deadline_s: int = DEADLINE_S
-
-
-class Reporter(Protocol):
-    """Where a host's progress is shown while it converges."""
-
-    def note(self, host: str, text: str) -> None:
-        """One sentence about what is going on."""
-
-    def step(self, host: str, step: Step, number: int, count: int) -> None:
-        """A step begins: `number` of `count` in this round."""
-
-    def line(self, host: str, text: str) -> None:
-        """One line of the running command's output."""
 
 
 class _Ended(Exception):  # noqa: N818 - carries a result out of nested calls
@@ -214,49 +199,14 @@ class _Host:
         if not self.holding():
             self._end("failed", "the lock on the host was lost; nothing more was begun", plan)
         self.logged = True
+        failure = run_step(self.connection, step, run=self.run, report=self.report)
+        if failure is not None and step.disruptive and failure.rc == BECAME_BUSY:
+            users = plan.busy or failure.tail[-1:]
+            self._end_busy(plan.model_copy(update={"busy": users}))
         self.changed.append(step.title)
-        log = self.run.log(self.name)
-        for number, command in enumerate(step.commands, start=1):
-            about = {"layer": step.layer, "title": step.title, "command": number}
-            self.run.event("command-began", self.name, **about)
-            log.line(f"==> {now()} {step.layer}: {step.title} ({step.why})")
-            tail: list[str] = []
-
-            def on_line(text: str, tail: list[str] = tail) -> None:
-                log.line(text)
-                clean = printable(self.run.redact(text))
-                tail.append(clean)
-                del tail[:-TAIL]
-                self.report.line(self.name, clean)
-
-            ran = run_command(
-                self.connection, step, command, run=self.run.id, by=controller(), on_line=on_line
-            )
-            self.run.event(
-                "command-ended",
-                self.name,
-                **about,
-                rc=ran.rc,
-                seconds=round(ran.seconds, 3),
-                trouble=ran.trouble,
-            )
-            log.line(f"==> {now()} {ran.trouble or f'exit {ran.rc}'} after {ran.seconds:.1f} s")
-            if step.disruptive and ran.rc == BECAME_BUSY:
-                self.changed.pop()
-                self._end_busy(plan.model_copy(update={"busy": plan.busy or tuple(tail[-1:])}))
-            if not ran.ok:
-                shown = explaining_log(self.connection, command.log) if command.log else []
-                if shown:
-                    log.line(f"==> the end of {command.log} on the host:")
-                    for text in shown:
-                        log.line(text)
-                found = ran.trouble or f"its command ended with exit code {ran.rc}"
-                self._end(
-                    "failed",
-                    f"{step.layer}: wanted {step.title!r}: {found} after {ran.seconds:.0f} s",
-                    plan,
-                    tail=[*tail, f"--- {command.log}:", *shown] if shown else tail,
-                )
+        if failure is not None:
+            message = f"{step.layer}: wanted {step.title!r}: {failure.found}"
+            self._end("failed", message, plan, tail=failure.tail)
 
     def _reboot(self, facts: NodeFacts, due: Reboot, lock: ExitStack) -> None:
         """Reboot, or end the host when that was not agreed to; facts are from just now."""
@@ -296,22 +246,22 @@ class _Host:
         )
 
     def _end(
-        self, status: Status, message: str, plan: HostPlan, tail: list[str] | None = None
+        self, status: Status, message: str, plan: HostPlan, tail: tuple[str, ...] = ()
     ) -> NoReturn:
         remaining = [step.title for step in plan.steps if step.title]
         if plan.reboot:
             remaining.append(f"reboot: {plan.reboot.why}")
         if status == "failed" and not tail:
             message = f"{message}: {'; '.join(remaining)}" if remaining else message
-        raise _Ended(self.outcome(status, message, remaining, plan.busy, tail or []))
+        raise _Ended(self.outcome(status, message, tuple(remaining), plan.busy, tail))
 
     def outcome(
         self,
         status: Status,
         message: str,
-        remaining: list[str] | None = None,
+        remaining: tuple[str, ...] = (),
         busy: tuple[str, ...] = (),
-        tail: list[str] | None = None,
+        tail: tuple[str, ...] = (),
     ) -> Outcome:
         return Outcome(
             host=self.name,
@@ -319,9 +269,9 @@ class _Host:
             message=printable(self.run.redact(message)),
             changed=tuple(self.changed),
             rebooted=self.rebooted,
-            remaining=tuple(remaining or ()),
+            remaining=remaining,
             busy=busy,
-            tail=tuple(tail or ()),
+            tail=tail,
             log=str(self.run.log(self.name).path) if self.logged else "",
         )
 

@@ -1,8 +1,14 @@
 """The one key that a package repository may be signed with."""
 
-from pysequoia import Cert
+import os
 
 from deploy.stack import Repository
+
+# With RUST_BACKTRACE set, every error inside Sequoia walks the C stack. In a greenlet that stack
+# is not whole, and the walk ends in a segmentation fault (seen under pyinfra's own command).
+os.environ["RUST_LIB_BACKTRACE"] = "0"
+
+from pysequoia import Cert
 
 
 class WrongKey(Exception):  # noqa: N818 - an answer, not a fault

@@ -8,12 +8,13 @@ write into a closed pipe: it ends in its own time, and the next controller waits
 
 import json
 import shlex
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from deploy.fleet.hostlock import WORK
 from deploy.fleet.model import Model
-from deploy.fleet.runs import printable
+from deploy.fleet.runs import Run, controller, now, printable
 from deploy.steps import Command, Step
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ JOURNAL_LIMIT = 1_000_000
 OUTPUT_LIMIT = 64_000_000
 """Bytes of one command's output; beyond it we stop listening."""
 KILL_AFTER_S = 15
+TAIL = 20
+"""Lines of output that a failure shows."""
 GRACE_S = 45
 """How much longer than the host's own limit the controller listens."""
 
@@ -82,6 +85,66 @@ class Ran(Model):
     @property
     def ok(self) -> bool:
         return self.rc == 0 and not self.trouble
+
+
+class Failure(Model):
+    """Why a step did not end well."""
+
+    rc: int | None
+    found: str
+    tail: tuple[str, ...]
+    """Last lines of output, then those of the log on the host that explains it."""
+
+
+class Reporter(Protocol):
+    """Where a host's progress is shown while it converges."""
+
+    def note(self, host: str, text: str) -> None:
+        """One sentence about what is going on."""
+
+    def step(self, host: str, step: Step, number: int, count: int) -> None:
+        """A step begins: `number` of `count` in this round."""
+
+    def line(self, host: str, text: str) -> None:
+        """One line of the running command's output."""
+
+
+def run_step(connection: "Connection", step: Step, *, run: Run, report: Reporter) -> Failure | None:
+    """Run a step's commands in order up to the first that fails; None when all went well.
+
+    Every command is in the run's journal before it begins and after it ended; its output goes to
+    the host's raw log and, line by line, to `report`.
+    """
+    host, log = connection.host, run.log(connection.host)
+    for number, command in enumerate(step.commands, start=1):
+        about = {"layer": step.layer, "title": step.title, "command": number}
+        run.event("command-began", host, **about)
+        log.line(f"==> {now()} {step.layer}: {step.title} ({step.why})")
+        tail: deque[str] = deque(maxlen=TAIL)
+
+        def on_line(text: str, tail: deque[str] = tail) -> None:
+            log.line(text)
+            clean = printable(run.redact(text))
+            tail.append(clean)
+            report.line(host, clean)
+
+        ran = run_command(connection, step, command, run=run.id, by=controller(), on_line=on_line)
+        ended = {"rc": ran.rc, "seconds": round(ran.seconds, 3), "trouble": ran.trouble}
+        run.event("command-ended", host, **about, **ended)
+        log.line(f"==> {now()} {ran.trouble or f'exit {ran.rc}'} after {ran.seconds:.1f} s")
+        if not ran.ok:
+            found = ran.trouble or f"its command ended with exit code {ran.rc}"
+            shown = explaining_log(connection, command.log) if command.log else []
+            if shown:
+                shown.insert(0, f"--- the end of {command.log} on the host:")
+            for text in shown:
+                log.line(text)
+            return Failure(
+                rc=ran.rc,
+                found=f"{found} after {ran.seconds:.0f} s",
+                tail=(*tail, *map(run.redact, shown)),
+            )
+    return None
 
 
 def run_command(

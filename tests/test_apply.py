@@ -15,6 +15,7 @@ import deploy.converge
 import deploy.reboot
 import deploy.wave
 from deploy.cli import main
+from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet
 from deploy.fleet.transport import Unreachable
 from deploy.lock import Lock
@@ -358,15 +359,28 @@ def test_an_interrupt_says_what_is_in_flight_and_frees_the_hosts(
     assert all(len(host.reboots) == 1 for host in lab.hosts.values())
 
 
-def test_wrong_input_during_the_run_is_exit_2_in_the_record(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
+def test_a_stale_lock_is_refused_before_any_connection(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from deploy.fleet.errors import Fault, WrongInput
+    def stale(*given: Any) -> Any:
+        raise WrongInput([Fault("gpu1", "", "its wishes changed since it was locked")])
 
-    def wrong(*given: Any) -> Any:
-        raise WrongInput([Fault("gpu1", "driver", "changed since the lock was made")])
+    monkeypatch.setattr(command, "answers", stale)
+    assert main(["apply", "lab.py", "--yes"]) == 2
+    assert "gpu1: its wishes changed" in capsys.readouterr().err
+    assert lab.surveyed == []
+    assert not (lab.root / "runs").exists()
 
-    monkeypatch.setattr(command, "answers", wrong)
+
+def test_wrong_input_found_later_is_exit_2_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwritable(*given: Any) -> Any:
+        raise WrongInput([Fault("lab.lock", "", "cannot be written")])
+
+    lab = make_lab(tmp_path, monkeypatch, "gpu1")
+    monkeypatch.setattr(command, "read_lock", lambda path: None)
+    monkeypatch.setattr(command, "write_lock", unwritable)
     assert main(["apply", "lab.py", "--yes"]) == 2
     assert lab.run_file()["exit"] == 2
     assert lab.logins == []

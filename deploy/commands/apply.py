@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     wave = fleet.limit(arguments.limit) if arguments.limit else fleet
     path = lock_path(Path(arguments.inventory))
     lock = read_lock(path)
+    if lock is not None:
+        answers(wave, Survey(), lock)  # refuses a stale lock before anything is connected
     record = begin("apply", command_line(arguments), fleet, wave)
     code = None
     try:

@@ -21,6 +21,11 @@ pytestmark = pytest.mark.fleet
 
 DRIVER_ONLY = {"cuda": "none", "cudnn": "none", "nccl": "none", "torch": "none"}
 JOURNAL = "/var/lib/gpufleet/journal.jsonl"
+EXTRA = {
+    "PYTHONPATH": str(paths.REPOSITORY),
+    "PYINFRA_PROGRESS": "off",
+    "RUST_BACKTRACE": "1",  # an OpenPGP library that walks the stack of a greenlet crashes
+}
 GPUFLEET = (sys.executable, "-m", "deploy.cli")
 SITE = paths.REPOSITORY / "deploy/site.py"
 
@@ -57,7 +62,7 @@ class Lab:
         return subprocess.Popen(
             argv,
             cwd=self.folder,
-            env=os.environ | {"PYINFRA_PROGRESS": "off", "PYTHONPATH": str(paths.REPOSITORY)},
+            env=os.environ | EXTRA,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
