@@ -17,7 +17,7 @@ from deploy.fleet.runs import Run, controller, now, printable
 from deploy.idle import BECAME_BUSY
 from deploy.outcome import Outcome, Status, why_blocked
 from deploy.plan import HostPlan, plan_host, reboot_due
-from deploy.reboot import DEADLINE_S, RebootFailed, reboot
+from deploy.reboot import DEADLINE_S, RebootFailed, pauses, reboot
 from deploy.steps import Reboot, Step, Wanted
 from deploy.supervise import Reporter, run_step
 from deploy.survey import BadProbe, probe
@@ -37,7 +37,7 @@ class Consent(Model):
     """What the operator agreed to, for one host."""
 
     reboot: bool
-    reboot_deadline_s: int = DEADLINE_S
+    reboot_deadline_s: float = DEADLINE_S
 
 
 class _Ended(Exception):  # noqa: N818 - carries a result out of nested calls
@@ -124,10 +124,11 @@ class _Host:
         """Another connection, for a host that went away under us (its network, a reboot that
         somebody else asked for). False when there is none within RECONNECT_S."""
         self._note(f"connection lost ({why}); connecting again")
-        end, pause = time.monotonic() + RECONNECT_S, 1.0
-        while time.monotonic() < end:
-            time.sleep(min(pause, 5.0))
-            pause *= 1.5
+        end = time.monotonic() + RECONNECT_S
+        for pause in pauses():
+            if time.monotonic() > end:
+                break
+            time.sleep(pause)
             try:
                 self.connection = self.again()
             except Exception:  # anything may be wrong while a host is away

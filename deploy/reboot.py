@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from deploy.fleet.hostlock import WORK
@@ -68,6 +68,14 @@ class RebootFailed(Exception):  # noqa: N818 - reads as what it is at every rais
     """The host did not boot again; the message says what was seen last."""
 
 
+def pauses() -> Iterator[float]:
+    """Seconds to wait between looks at a host that is away: soon at first, then less often."""
+    pause, longest = POLL_S
+    while True:
+        yield pause
+        pause = min(pause * 1.5, longest)
+
+
 def reboot(
     connection: "Connection",
     again: Callable[[], "Connection"],
@@ -75,7 +83,7 @@ def reboot(
     boot_id: str,
     why: str,
     run: Run,
-    deadline_s: int,
+    deadline_s: float,
     note: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -96,7 +104,7 @@ def reboot(
             record=RECORD,
             state=STATE,
             journal=JOURNAL,
-            deadline=deadline_s,
+            deadline=int(deadline_s),
             run=shlex.quote(run.id),
             entry=shlex.quote(entry.removesuffix("}")),
         ),
@@ -114,16 +122,15 @@ def reboot(
     connection.close()
 
     end = clock() + deadline_s - (int(earlier[1]) if earlier else 0)
-    pause, last = POLL_S[0], "no connection was possible"
-    while True:
+    last = "no connection was possible"
+    for pause in pauses():
         left = end - clock()
         if left <= 0:
             raise RebootFailed(
-                f"{host}: did not come back within {deadline_s} s after its reboot was asked for "
+                f"{host}: did not come back within {deadline_s:g} s after its reboot was asked for "
                 f"({why}); last seen: {last}; look at its console"
             )
         sleep(min(pause, left))
-        pause = min(pause * 1.5, POLL_S[1])
         try:
             fresh = again()
         except Exception as error:  # anything may happen while a host is down

@@ -25,6 +25,8 @@ JOURNAL = f"{STATE}/journal.jsonl"
 """Who changed what when, one JSON object a line; the host's own memory."""
 JOURNAL_LIMIT = 1_000_000
 """Bytes; above it the older half is dropped."""
+WATCH_S = 0.05
+"""How soon after its end a command is seen to have ended."""
 OUTPUT_LIMIT = 64_000_000
 """Bytes of one command's output; beyond it we stop listening."""
 KILL_AFTER_S = 15
@@ -65,7 +67,7 @@ setsid sh -c '
 ' gpufleet {entry} "$limit" {shell} </dev/null >/dev/null 2>&1 &
 supervisor=$!
 exec 8>&-
-tail -n +1 -s 0.05 -f --pid=$supervisor {work}/log &
+tail -n +1 -s {watch} -f --pid=$supervisor {work}/log &
 tail=$!
 wait $supervisor
 rc=$?
@@ -165,6 +167,7 @@ def run_command(
     entry = json.dumps({"run": run, "by": by, "layer": step.layer, "title": step.title})
     script = _SCRIPT.format(
         work=WORK,
+        watch=WATCH_S,
         state=STATE,
         journal=JOURNAL,
         journal_limit=JOURNAL_LIMIT,

@@ -21,6 +21,7 @@ def install(folder: Path) -> None:
     import deploy.converge
     import deploy.native
     import deploy.reboot
+    import deploy.supervise
     from deploy.fleet.errors import Fault, WrongInput
     from deploy.stack import Solution
     from tests import staged
@@ -51,6 +52,7 @@ def install(folder: Path) -> None:
     deploy.converge.plan_host = staged.plan_host
     deploy.converge.reboot_due = staged.reboot_due
     deploy.reboot.POLL_S = (0.02, 0.05)
+    deploy.supervise.WATCH_S = 0.01
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import deploy.commands.apply as command
 import deploy.commands.plan
 import deploy.converge
 import deploy.reboot
+import deploy.supervise
 import deploy.wave
 from deploy.cli import main
 from deploy.fleet.errors import Fault, WrongInput
@@ -94,6 +95,7 @@ def make_lab(root: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Lab:
     monkeypatch.setattr(deploy.converge, "reboot_due", staged.reboot_due)
     monkeypatch.setattr(deploy.commands.plan, "plan_host", staged.plan_host)
     monkeypatch.setattr(deploy.reboot, "POLL_S", (0.02, 0.05))
+    monkeypatch.setattr(deploy.supervise, "WATCH_S", 0.01)
     monkeypatch.setattr(deploy.wave, "connect", lab.connect)
     monkeypatch.setattr(command, "survey", lab.survey)
     monkeypatch.setattr(command, "answers", lab.answers)
@@ -286,12 +288,15 @@ def test_no_lock_is_written_when_nothing_could_be_solved(
 def test_one_hanging_host_delays_nobody(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(deploy.wave, "HOST_DEADLINE_S", 5)
+    for name in ("gpu2", "gpu3"):
+        for part in ("base", "driver", "loaded", "service"):
+            lab.part(name, part)
+    monkeypatch.setattr(deploy.wave, "HOST_DEADLINE_S", 2)
     lab.on_connect["gpu1"] = lambda: gevent.sleep(3600)
     assert main(["apply", "lab.py", "--yes", "--reboot"]) == 1
     hosts = lab.run_file()["hosts"]
     assert hosts == {"gpu1": "failed", "gpu2": "converged", "gpu3": "converged"}
-    assert "gpu1: no result within 5 s" in capsys.readouterr().out
+    assert "gpu1: no result within 2 s" in capsys.readouterr().out
 
 
 def test_what_goes_wrong_on_one_host_is_its_own(
@@ -339,7 +344,7 @@ def test_secrets_appear_nowhere(
 def test_an_interrupt_says_what_is_in_flight_and_frees_the_hosts(
     lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = staged.part("base", "sleep 1")
+    slow = staged.part("base", "sleep 0.6")
     monkeypatch.setattr(staged, "STEPS", {**staged.STEPS, "base": slow})
 
     def press() -> None:

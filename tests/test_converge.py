@@ -9,6 +9,7 @@ import pytest
 
 import deploy.converge
 import deploy.reboot
+import deploy.supervise
 from deploy.converge import Consent, converge
 from deploy.fleet import hostlock
 from deploy.fleet.hostlock import Owner, host_lock
@@ -81,6 +82,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("probe", "plan_host", "reboot_due"):
         monkeypatch.setattr(deploy.converge, name, getattr(staged, name))
     monkeypatch.setattr(deploy.reboot, "POLL_S", (0.02, 0.05))
+    monkeypatch.setattr(deploy.supervise, "WATCH_S", 0.01)
     monkeypatch.setattr(staged, "STEPS", dict(staged.STEPS))
 
 
@@ -181,9 +183,9 @@ def test_a_host_that_was_lost_for_a_moment_goes_on(stage: Stage) -> None:
 
 
 def test_a_host_that_stays_lost_is_a_failure(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy.converge, "RECONNECT_S", 1.5)
+    monkeypatch.setattr(deploy.converge, "RECONNECT_S", 0.3)
     down = stage.host.root / "down"
-    staged.STEPS["env"] = staged.part("env", f"touch {down}; sleep 1")
+    staged.STEPS["env"] = staged.part("env", f"touch {down}; sleep 0.2")
     outcome = stage.apply()
     assert outcome.status == "failed"
     assert outcome.rebooted == 0
@@ -278,14 +280,14 @@ def test_a_locked_host_is_left_to_its_holder(stage: Stage, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("stay-down", "did not come back within 1 s"),
+        ("stay-down", "did not come back within 0.3 s"),
         ("ignore-reboot", "boot_id unchanged"),
         ("refuse-reboot", "refused"),
     ],
 )
 def test_a_reboot_that_does_not_happen_is_a_failure(stage: Stage, fault: str, message: str) -> None:
     (stage.host.root / fault).touch()
-    outcome = stage.apply(reboot_deadline_s=1)
+    outcome = stage.apply(reboot_deadline_s=0.3)
     assert outcome.status == "failed"
     assert message in outcome.message
     assert outcome.rebooted == 0
@@ -356,7 +358,7 @@ def test_a_reboot_is_recorded_before_it_is_asked_for(stage: Stage) -> None:
     connection = stage.host.connect()
     connection.before = refuse
     before = stage.host.boot_id
-    outcome = stage.apply(connection, reboot_deadline_s=1)
+    outcome = stage.apply(connection, reboot_deadline_s=0.3)
     assert seen == [before]
     assert outcome.status == "failed"
 

@@ -12,15 +12,34 @@ from tests.test_converge import ALL
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_run_after_a_kill_converges(tmp_path: Path, seed: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.killed", str(tmp_path), str(seed)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+SEEDS = range(3)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[int, subprocess.CompletedProcess[str]]:
+    """All seeds at once: most of the time is waiting for the moment to kill."""
+    started = {
+        seed: subprocess.Popen(
+            [sys.executable, "-m", "tests.killed", str(tmp_path_factory.mktemp("host")), str(seed)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in SEEDS
+    }
+    done = {}
+    for seed, process in started.items():
+        out, err = process.communicate(timeout=120)
+        done[seed] = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return done
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_run_after_a_kill_converges(
+    ended: dict[int, subprocess.CompletedProcess[str]], seed: int
+) -> None:
+    done = ended[seed]
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["killed"]
