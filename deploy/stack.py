@@ -97,8 +97,10 @@ class Stack(Model):
 
     @property
     def id(self) -> str:
-        """Short digest of the content: equal stacks have equal ids."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Short digest of the content: equal stacks have equal ids. What an index said of the
+        environment's size is no content: it may answer one day and not the next."""
+        content = self.model_dump(mode="json", exclude={"environment": {"size"}})
+        text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
