@@ -26,7 +26,8 @@ from deploy.stack import Blocked, Reason, Solution, Stack
 from deploy.survey import Survey
 
 UNREACHABLE = "unreachable"
-UNSTEADY = (UNREACHABLE, "repository", "environment")
+UNUSABLE = "unusable-answer"
+UNSTEADY = (UNREACHABLE, UNUSABLE, "repository", "environment")
 """Rules whose words differ from try to try: the lock holds only their names."""
 
 Say = Callable[[str], None]
@@ -111,9 +112,9 @@ def _blocked(blocked: Blocked) -> Solution:
 
 
 def no_facts(survey: Survey, name: str) -> Solution:
-    """Blocked: the host could not be looked at."""
+    """Blocked: the host could not be looked at, or its answer cannot be used."""
     reason = Refused(
-        UNREACHABLE,
+        UNUSABLE if name in survey.unusable else UNREACHABLE,
         survey.failed.get(name, "it was not looked at"),
         source="one probe of every host",
         unblock=(f"gpufleet facts -w {name}",),

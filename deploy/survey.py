@@ -26,8 +26,16 @@ class Survey:
     facts: dict[str, NodeFacts] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """Host -> why there are no facts: unreachable, or an answer that is none."""
+    unusable: set[str] = field(default_factory=set)
+    """Those of `failed` that were reached and gave an answer that cannot be used: truncated, huge,
+    hostile or late. They are blocked, for what is needed is unknown."""
     connections: dict[str, Connection] = field(default_factory=dict)
     """Of hosts with facts, when the sweep was asked to keep them open."""
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """Host -> why it could not be looked at."""
+        return {name: why for name, why in self.failed.items() if name not in self.unusable}
 
     def close(self) -> None:
         """Close every connection that was kept."""
@@ -90,6 +98,8 @@ def survey(
     ):
         if isinstance(result, BadProbe | Unreachable | TimeoutError):
             found.failed[name] = str(result)
+            if isinstance(result, BadProbe):
+                found.unusable.add(name)
         elif isinstance(result, Exception):
             found.failed[name] = f"{name}: {type(result).__name__}: {result}"
         else:

@@ -39,7 +39,7 @@ def settle(fleet: Fleet, found: Survey, plans: Mapping[str, HostPlan]) -> dict[s
     """Outcomes of the hosts that are not visited; hosts with something to do are left out."""
     outcomes: dict[str, Outcome] = {}
     for name in fleet.hosts:
-        if name in found.failed:
+        if name in found.unreachable:
             message = printable(found.failed[name])
             outcomes[name] = Outcome(host=name, status="unreachable", message=message)
         elif (outcome := _settled(plans[name])) is not None:

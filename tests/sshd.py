@@ -4,6 +4,7 @@ Runs as whoever runs the tests, with keys of its own in a directory of its own; 
 that same user. Nothing outside the directory is read or written.
 """
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -111,9 +112,13 @@ class Sshd:
         self.process.wait(10)
 
     def drop_sessions(self) -> None:
-        """Kill every process of every session: the connection is lost under a running command."""
-        for pid in _descendants(self.process.pid):
-            os.kill(pid, signal.SIGKILL)
+        """Kill every process of every session: the connection is lost under a running command.
+
+        Parents first: a session that sees its command die would still report how it ended.
+        """
+        for pid in reversed(_descendants(self.process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _descendants(pid: int) -> list[int]:

@@ -10,6 +10,7 @@ import pytest
 
 from deploy import locking
 from deploy.available import FIRST, LAST
+from deploy.commands.plan import make_plans
 from deploy.facts import Foreign, NodeFacts, PythonFacts
 from deploy.fleet.conversation import Result
 from deploy.fleet.errors import WrongInput
@@ -19,6 +20,7 @@ from deploy.lock import Lock
 from deploy.locking import answers, new_lock, solve_fleet
 from deploy.stack import TorchEnvironment
 from deploy.survey import Survey
+from deploy.wave import settle
 from tests import factory
 from tests.factory import driven, facts
 
@@ -213,6 +215,21 @@ def test_every_host_that_the_lock_does_not_answer_is_named(lock: Lock) -> None:
 def test_a_changed_key_that_decides_nothing_needs_no_new_lock(lock: Lock) -> None:
     changed = fleet(h1={"gpus": 8, "library_path": True}, h2={}, v1={}, c1={}, gone={})
     assert answers(changed, survey(**FOUND), lock, quiet)["h1"].stack
+
+
+def test_a_host_whose_answer_cannot_be_used_is_blocked_in_the_plan() -> None:
+    fleet = Fleet("lab", Path("lab.py"), {"liar": Host("liar", (), NodeSpec(), {})})
+    found = Survey(failed={"liar": "liar: the answer was cut off"}, unusable={"liar"})
+    assert found.unreachable == {}
+    solutions = answers(fleet, found, None)
+    plan = make_plans(fleet, found, solutions)["liar"]
+    assert plan.verdict == "blocked"
+    assert plan.blocked is not None
+    assert (plan.blocked.rule, plan.blocked.reason) == (
+        "unusable-answer",
+        "liar: the answer was cut off",
+    )
+    assert settle(fleet, found, {"liar": plan})["liar"].status == "blocked"
 
 
 def test_a_host_that_was_unreachable_when_it_was_locked_stops_nobody(lock: Lock) -> None:

@@ -201,7 +201,7 @@ def preview(
         lock=str(lock) if lock else "",
         stacks=stacks,
         plans=plans,
-        unreachable={name: found.failed[name] for name in fleet.hosts if name in found.failed},
+        unreachable={n: why for n, why in found.unreachable.items() if n in fleet.hosts},
         notes={},
     )
     console = Console(file=say)

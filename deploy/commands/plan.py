@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         lock=str(path) if lock else "",
         stacks=len({one.stack.id for one in solutions.values() if one.stack}),
         plans=plans,
-        unreachable={name: found.failed[name] for name in fleet.hosts if name in found.failed},
+        unreachable={n: why for n, why in found.unreachable.items() if n in fleet.hosts},
         notes={name: _notes(solution) for name, solution in solutions.items()},
     )
     code = exit_code(view, check=arguments.check)
@@ -78,7 +78,7 @@ def make_plans(fleet: Fleet, found: Survey, solutions: dict[str, Solution]) -> d
     """The plan of every host that answered."""
     plans = {}
     for name, host in fleet.hosts.items():
-        if name in found.failed:
+        if name in found.unreachable:
             continue
         solution = solutions[name]
         if solution.stack is None:
