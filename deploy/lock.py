@@ -155,13 +155,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(path: Path, lock: Lock) -> None:
+    way_out = _way_out(path)
     faults = [
-        Fault(str(path), f"stacks.{name}", f"its content has the id {stack.id}")
+        Fault(str(path), f"stacks.{name}", f"its content has the id {stack.id}; {way_out}")
         for name, stack in lock.stacks.items()
         if name != stack.id
     ]
     faults += [
-        Fault(str(path), f"hosts.{name}", f"names stack {host.stack}, which is not there")
+        Fault(str(path), f"hosts.{name}", f"names no stack that is there; {way_out}")
         for name, host in lock.hosts.items()
         if host.stack not in lock.stacks
     ]
@@ -169,14 +170,17 @@ def _check(path: Path, lock: Lock) -> None:
         try:
             check_key(repository)
         except WrongKey as error:
-            faults.append(Fault(str(path), repository.url, str(error)))
+            faults.append(Fault(str(path), repository.url, f"{error}; {way_out}"))
     if faults:
         raise WrongInput(faults)
 
 
 def _refused(path: Path, what: str) -> WrongInput:
-    again = (
+    return WrongInput([Fault(str(path), "", f"{what}; {_way_out(path)}")])
+
+
+def _way_out(path: Path) -> str:
+    return (
         "restore it from version control, or solve anew: "
         f"remove the file and run gpufleet lock {path.with_suffix('.py')}"
     )
-    return WrongInput([Fault(str(path), "", f"{what}; {again}")])
