@@ -162,7 +162,9 @@ def _check(path: Path, lock: Lock) -> None:
         if name != stack.id
     ]
     faults += [
-        Fault(str(path), f"hosts.{name}", f"names no stack that is there; {way_out}")
+        Fault(
+            str(path), f"hosts.{name}", f"names stack {host.stack}, which is not there; {way_out}"
+        )
         for name, host in lock.hosts.items()
         if host.stack not in lock.stacks
     ]
