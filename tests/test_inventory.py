@@ -130,6 +130,13 @@ def test_a_password_is_in_no_repr(write) -> None:  # type: ignore[no-untyped-def
             ["other: ssh_hostname: leads to gpu1 port 22, and so does gpu1"],
         ),
         (
+            "g = ['gpu1', ('other', {'ssh_hostname': 'gpu1', 'gpus': -1})]",
+            [
+                "other: gpus: found -1: input should be greater than or equal to 0",
+                "other: ssh_hostname: leads to gpu1 port 22, and so does gpu1",
+            ],
+        ),
+        (
             "g = ['a;reboot']",
             [
                 "'a;reboot': is no host name: wanted a name or address of letters, digits, "
@@ -158,7 +165,7 @@ def test_a_password_is_in_no_repr(write) -> None:  # type: ignore[no-untyped-def
             ["gpu[1-3]: drivr: unknown key; did you mean driver?"],
         ),
     ],
-    ids=range(25),
+    ids=range(26),
 )
 def test_one_fault(write, text: str, expected: list[str]) -> None:  # type: ignore[no-untyped-def]
     assert faults(write(text)) == expected

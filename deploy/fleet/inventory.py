@@ -150,13 +150,15 @@ def _host(
     faults += connection_faults(where, data)
     spec, wrong_wishes = read_spec(where, wishes)
     faults += wrong_wishes
-    if faults or spec is None:
+    if len(faults) > len(wrong_wishes):
         return None, faults
-    host = Host(name, groups, spec, data)
+    # A host with wrong wishes never leaves the reader, but its address is compared with others'.
+    host = Host(name, groups, spec or NodeSpec(), data)
     if host.is_ssh:
         # pyinfra's default adds unknown keys without asking: over a fleet that is no check.
-        host = Host(name, groups, spec, {"ssh_strict_host_key_checking": "yes", **data})
-    return host, []
+        data = {"ssh_strict_host_key_checking": "yes", **data}
+        host = Host(name, groups, host.spec, data)
+    return host, faults
 
 
 def _duplicates(groups: Iterable[Group]) -> list[Fault]:
