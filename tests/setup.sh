@@ -50,6 +50,14 @@ install_packages() {
         { tail -20 "$CACHE/apt.log" >&2; say "apt-get failed; whole log: $CACHE/apt.log"; exit 1; }
     installed_names | comm -13 "$CACHE/.before" - >> "$INSTALLED"
     rm -f "$CACHE/.before" "$CACHE/apt.log"
+    case " $missing " in
+        *" openssh-server "*)
+            # Only its program is needed: nobody asked for a login service on this machine.
+            if [ -d /run/systemd/system ]; then
+                as_root systemctl disable --now ssh.service ssh.socket >/dev/null 2>&1 || :
+            fi
+            ;;
+    esac
 }
 
 install_torch() {

@@ -10,7 +10,8 @@ from tests.sim.vendor import PACKAGES as _VENDOR_PACKAGES
 PACKAGES = sorted(
     {
         *("debootstrap", "debian-archive-keyring", "systemd-container", "iptables", "iproute2"),
-        *("util-linux", "openssh-client", *_VENDOR_PACKAGES),
+        *("util-linux", "openssh-client", "openssh-server", *_VENDOR_PACKAGES),
     }
 )
-"""Debian packages that the machine needs to run a simulated fleet (set-up installs them)."""
+"""Debian packages that the machine needs to run a simulated fleet, and the offline tests' own sshd
+(set-up installs them)."""
