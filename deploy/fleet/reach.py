@@ -38,26 +38,16 @@ JUMP_LOGINS = 8
 """Logins in progress through one jump host. Its sshd begins to drop them at ten (MaxStartups
 10:30:100, sshd_config(5)), and pyinfra opens a login of its own there for every target."""
 
+
+def _in_container(host: Any, line: str) -> list[str]:
+    made = host.connector
+    return [made.docker_cmd, "exec", "-i", made.container_id, "sh", "-c", line]
+
+
 LOCAL_CONNECTORS: dict[str, Callable[[Any, str], list[str]]] = {
     "LocalConnector": lambda host, line: ["sh", "-c", line],
-    "DockerConnector": lambda host, line: [
-        host.connector.docker_cmd,
-        "exec",
-        "-i",
-        host.connector.container_id,
-        "sh",
-        "-c",
-        line,
-    ],
-    "PodmanConnector": lambda host, line: [
-        host.connector.docker_cmd,
-        "exec",
-        "-i",
-        host.connector.container_id,
-        "sh",
-        "-c",
-        line,
-    ],
+    "DockerConnector": _in_container,
+    "PodmanConnector": _in_container,
     "ChrootConnector": lambda host, line: [
         "chroot",
         host.connector_data["chroot_directory"],
