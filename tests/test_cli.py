@@ -113,3 +113,13 @@ def test_a_terminal_gets_colour() -> None:
         stdin=subprocess.DEVNULL,
     )
     assert "\x1b[1;36m@local" in said.stdout
+
+
+@pytest.mark.parametrize("command", ["plan", "lock", "adopt", "apply --yes", "remove --yes"])
+def test_an_empty_limit_never_means_the_whole_fleet(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = tmp_path / "lab.py"
+    inventory.write_text("gpus = ['gpu1.invalid']\n")
+    assert main([*command.split(), str(inventory), "--limit", ""]) == 2
+    assert "--limit: is empty" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     terminal = sys.stdin.isatty() and say.isatty()
     check(arguments, terminal)
     fleet = read_inventory(arguments.inventory)
-    wave = fleet.limit(arguments.limit) if arguments.limit else fleet
+    wave = fleet.limit(arguments.limit) if arguments.limit is not None else fleet
     path = lock_path(Path(arguments.inventory))
     lock = read_lock(path)
     if lock is not None:

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not terminal and not arguments.yes:
         raise WrongInput([Fault("remove", "--yes", "needs --yes when there is no terminal to ask")])
     fleet = read_inventory(arguments.inventory)
-    wave = fleet.limit(arguments.limit) if arguments.limit else fleet
+    wave = fleet.limit(arguments.limit) if arguments.limit is not None else fleet
     words = [arguments.inventory, *(["--limit", arguments.limit] if arguments.limit else [])]
     record = begin("remove", words, fleet, wave)
     code = None
