@@ -99,6 +99,17 @@ if ! patiently apt --download-only "$@"; then
     simulate "$@" && judge || refuse
     patiently apt --download-only "$@"
 fi
+# A package that dpkg was killed in may be noted at its new version and still need unpacking. apt
+# does not do that before it configures what depends on it, and --reinstall for all ends in an
+# internal error at packages that are merely unpacked (both seen with apt 2.6).
+for torn in $(dpkg-query -W -f '${db:Status-Abbrev} ${Package}=${Version}\\n' |
+    awk '$1 ~ /R$/ { print $2 }'); do
+    case " $wanted " in *" $torn "*) ;; *) continue ;; esac
+    mkdir "$work/torn"
+    (cd "$work/torn" && apt download "$torn")
+    patiently dpkg --unpack --force-depends --force-breaks "$work/torn"/*.deb
+    rm -r "$work/torn"
+done
 """
 
 

@@ -194,6 +194,26 @@ class TestDpkg:
             one.converge()
             assert loaded(one) == (NEW, "closed")
 
+    @pytest.mark.parametrize("state", ["half-installed", "unpacked"])
+    def test_killed_when_the_new_version_was_noted_but_not_all_of_it_is_there(
+        self, fleet: LiveFleet, state: str
+    ) -> None:
+        # dpkg leaves this for some milliseconds only, so that killing it there is a matter of luck.
+        with fresh(fleet, "v100-01") as one:
+            one.want(driver=OLD, **DRIVER_ONLY)
+            one.converge()
+            one.want(driver=NEW, **DRIVER_ONLY)
+            one.root(
+                f"cd /tmp; apt-get -q update; apt-get -q download libnvidia-ml1={NEW}-1\n"
+                "dpkg --unpack --force-depends --force-breaks libnvidia-ml1_*.deb\n"
+                "sed -i '/^Package: libnvidia-ml1$/,/^$/s/^Status: .*/Status: install reinstreq "
+                f"{state}/' /var/lib/dpkg/status"
+            )
+            assert f"install reinstreq {state}" in one.root("dpkg -s libnvidia-ml1")
+            one.converge()
+            assert loaded(one) == (NEW, "closed")
+            assert "install ok installed" in one.root("dpkg -s libnvidia-ml1")
+
 
 @pytest.fixture(scope="module")
 def torch(fleet: LiveFleet) -> Iterator[Node]:
