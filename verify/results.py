@@ -1,0 +1,159 @@
+"""Models of what was found: the result document of a host, and what was made of a fleet.
+
+A host's document is hostile data: every field is typed and bounded, unknown fields are refused,
+and nothing in it is ever evaluated or used as a template.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from deploy.fleet.model import Model
+
+SCHEMA = 1
+"""Of the request, the result document and the run's host files."""
+
+Verdict = Literal["pass", "degraded", "not-run", "hung", "fail"]
+HostVerdict = Literal["pass", "degraded", "not-run", "unreachable", "hung", "fail"]
+"""From best to worst."""
+Action = Literal["keep", "drain", "reset", "reboot", "service"]
+Level = Literal["quick", "standard"]
+Baseline = Literal["claim", "lock", "host", "file", "history", "physics", "neighbours"]
+
+Text = Annotated[str, StringConstraints(max_length=1000)]
+Name = Annotated[str, StringConstraints(max_length=200)]
+Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=80)]
+
+
+class Found(BaseModel):
+    """Base of what comes from a host: JSON types as they are, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(Found):
+    """The component of a finding (verify.checks.Component)."""
+
+    kind: Name = "host"
+    name: Name = ""
+    index: int | None = None
+    uuid: Name = ""
+    serial: Name = ""
+    slot: Name = ""
+
+
+class Finding(Found):
+    """Something that does not hold, or could not be looked at (verify.checks.Observation)."""
+
+    component: Part
+    verdict: Literal["degraded", "not-run", "hung", "fail"]
+    what: Text
+    found: Text
+    expected: Text
+    action: Action
+    baseline: Baseline
+    evidence: Annotated[tuple[Text, ...], Field(max_length=12)] = ()
+    because: Annotated[str, StringConstraints(max_length=80)] = ""
+    """Id of the check whose finding explains this one; "" for a cause."""
+
+
+class CheckResult(Found):
+    """What one check that was asked came to."""
+
+    id: Id
+    claim: Text
+    level: Level
+    verdict: Verdict
+    seconds: float
+    looked_at: int
+    """How many observations were made; a pass with none is refused."""
+    findings: Annotated[tuple[Finding, ...], Field(max_length=1000)] = ()
+
+
+class NotAsked(Found):
+    """A check that does not apply to this host at this level."""
+
+    id: Id
+    reason: Text
+
+
+class Gpu(Found):
+    """One GPU of the host as NVML names it."""
+
+    index: int
+    name: Name
+    uuid: Name
+    serial: Name
+    slot: Name
+
+
+class Measurement(Found):
+    """One figure, for plots and history: tokens/s of rank 3, seconds of a check."""
+
+    name: Name
+    unit: Name
+    value: float
+    component: Part
+    conditions: Annotated[dict[Name, Text], Field(max_length=20)] = {}
+    """What it depends on: workload, backend, world, device."""
+
+
+class HostResult(Found):
+    """The one document that a host answers with."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    nonce: Name
+    """The request's own, so that no other answer is taken for this one."""
+    host: Name
+    """The inventory's name, as in the request."""
+    hostname: Name
+    boot_id: Name
+    started: Name
+    seconds: float
+    level: Level
+    bundle: Name
+    """Hash of the bundle that ran."""
+    python: Text
+    """Version and path of the interpreter that ran the checks."""
+    user: Name
+    simulated: bool
+    """The host's hardware is simulated (tests/sim); every report says so."""
+    expected_from: Literal["lock", "host", "file", "none"]
+    stack: Name
+    """Id of the expected stack, "" when there is no expected state."""
+    gpus: Annotated[tuple[Gpu, ...], Field(max_length=256)]
+    busy: Annotated[tuple[Text, ...], Field(max_length=200)]
+    """Who uses the GPUs: "job 4711 of trainer", "python (pid 123) of alice on GPU 0"."""
+    checks: Annotated[tuple[CheckResult, ...], Field(max_length=1000)]
+    not_asked: Annotated[tuple[NotAsked, ...], Field(max_length=1000)]
+    measurements: Annotated[tuple[Measurement, ...], Field(max_length=5000)] = ()
+
+
+class Request(Model):
+    """What a host is asked, as JSON on the standard input of verify/onhost.py."""
+
+    schema_: Annotated[Literal[1], Field(serialization_alias="schema")] = 1
+    nonce: str
+    host: str
+    level: Level
+    checks: tuple[str, ...]
+    """Ids of the checks asked for; () for all of the level."""
+    expected: dict[str, object] | None
+    """Expected state as the lock has it (deploy.lock.expected_state); None: the host's own."""
+    prefix: str
+    """Where environments and bundles live, /opt/gpufleet."""
+    train_as: str
+    """User that training runs as when the checks run as root; "" leaves the choice to the host."""
+    accept_hardware: bool
+    """Take the GPUs found as the host's own from now on, also when they differ from the last."""
+
+
+class HostVerification(Model):
+    """One host of a verify run, also one that never answered: the run's hosts/<name>.json."""
+
+    host: str
+    verdict: HostVerdict
+    action: Action
+    message: str
+    """Why there is no result, or the first finding in one line; "" when all is well."""
+    result: HostResult | None
