@@ -207,4 +207,4 @@ def _next(view: View, figures: Mapping[str, int]) -> str:
         return f"gpufleet plan {view.inventory} --explain {host}"
     if figures["unreachable"]:
         return f"ssh {next(iter(view.unreachable))}"
-    return "nothing to do"
+    return f"gpufleet verify {view.inventory} (nothing to change)"

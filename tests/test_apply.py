@@ -131,6 +131,7 @@ def test_apply_converges_and_the_second_run_does_nothing(
     said = capsys.readouterr().out
     assert "12 changes" not in said
     assert "15 changes; 3 converged; one wave; no verification gate ran" in said
+    assert said.rstrip().endswith("next: gpufleet verify lab.py")
     assert lab.run_file()["hosts"] == dict.fromkeys(["gpu1", "gpu2", "gpu3"], "converged")
     journals = {name: host.journal for name, host in lab.hosts.items()}
     lab.logins.clear()

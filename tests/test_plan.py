@@ -246,6 +246,10 @@ class TestShown:
             assert words in shown
         assert "next: gpufleet plan lab.py --explain h9" in shown
 
+    def test_a_fleet_with_nothing_to_change_is_next_verified(self) -> None:
+        shown = text(view({"h1": HostPlan(host="h1")}))
+        assert "next: gpufleet verify lab.py (nothing to change)" in shown
+
     def test_says_that_no_lock_was_used(self) -> None:
         shown = text(view({"h1": HostPlan(host="h1")}, lock=""))
         assert "no lock" in shown

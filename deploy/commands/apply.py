@@ -1,6 +1,7 @@
 """Bring hosts to their locked stacks; a second run changes nothing."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
                     raise
         code = exit_code(outcomes)
         show(outcomes, f"gpufleet apply {arguments.inventory}", record, NO_GATE, say)
+        if code == exits.OK:
+            limited = f" --limit {shlex.quote(arguments.limit)}" if arguments.limit else ""
+            print(f"next: gpufleet verify {arguments.inventory}{limited}", file=say)
         if arguments.json:
             write_json(arguments.json, outcomes, record, lock.digest if lock else "", code)
         return code
