@@ -126,10 +126,12 @@ class Look:
         action: str = "",
         baseline: str = "claim",
         evidence: Iterable[str] = (),
+        because: str = "",
     ) -> bool:
         """Record one observation; returns whether the claim holds for it.
 
-        `held` left out means `found == expected`. `verdict` is what it is when it does not hold.
+        `held` left out means `found == expected`. `verdict` is what it is when it does not hold,
+        `because` then names the check whose finding explains it (Xid 79 of a GPU that is lost).
         """
         assert verdict in VERDICTS[1:], verdict
         assert baseline in BASELINES, baseline
@@ -143,6 +145,7 @@ class Look:
             action="keep" if good else action or self.check.action,
             baseline=baseline,
             evidence=evidence,
+            because="" if good else because,
         )
         return good
 
