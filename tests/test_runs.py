@@ -98,3 +98,8 @@ def test_two_names_are_two_files() -> None:
 def test_what_a_terminal_would_obey_is_taken_out() -> None:
     assert printable("\x1b[31mred\x1b[0m \x1b]0;title\x07x\r\n\x9b1m") == "red x1m"
     assert printable("tab\tund Umlaut ä") == "tab\tund Umlaut ä"
+
+
+def test_what_reorders_or_hides_text_is_taken_out() -> None:
+    assert printable("gpu\u202e3 tset\u2066\u200b\ufeff \ud800\u2029end") == "gpu3 tset end"
+    assert printable("שלום") == "שלום"

@@ -28,11 +28,15 @@ LOG_LIMIT = 16 * 1024 * 1024
 LOG_TAIL = 400
 """Lines kept from the end of a log that went over the limit."""
 
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\)|[^\t\x20-\x7e\xa0-\uffff]")
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\)|[^\t\x20-\x7e\xa0-\uffff]"
+    # What reorders or hides the text around it, and half characters that no output can encode.
+    r"|[\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
+)
 
 
 def printable(text: str) -> str:
-    """Output of a host without anything that a terminal would obey."""
+    """Output of a host without anything that a terminal or a browser would obey."""
     return _CONTROL.sub("", text)
 
 
