@@ -1,0 +1,76 @@
+"""What to do about a finding, as words and as commands to copy. Pure."""
+
+import shlex
+from collections.abc import Iterable
+
+from deploy.fleet.names import fold
+from verify.report.groups import REACHABLE, Group
+
+DO: dict[str, str] = {
+    "drain": "take no new jobs on it",
+    "reset": "take no new jobs on it, then reset the GPU",
+    "reboot": "take no new jobs on it, then reboot the host",
+    "service": "take no new jobs on it, and have the part replaced",
+}
+MENDED_BY_APPLY = (
+    *("driver.", "fabric.", "stack.", "env.", "torch."),
+    *("gpu.persistence", "host.expected"),
+)
+"""Checks (or families) of what `gpufleet apply` sets."""
+BASELINE = {
+    "lock": "by the lock",
+    "host": "by the host's own record",
+    "file": "by the file of expected state",
+    "history": "by its last good run",
+    "physics": "by what the hardware can do",
+    "neighbours": "by its equal neighbours",
+}
+"""Where an expectation comes from, in words; what a check claims by itself needs none."""
+
+
+def deed(group: Group) -> str:
+    """What to do, in one word."""
+    if group.action != "keep":
+        return group.action
+    if group.verdict in ("not-run", "hung", "unreachable"):
+        return "look"
+    if mended_by_apply(group):
+        return "apply"
+    return "mend" if group.verdict == "fail" else "watch"
+
+
+def todo(group: Group) -> str:
+    """What to do, in one phrase."""
+    return {
+        "look": "nothing is known of it: mend what is in the way, then ask again",
+        "apply": "bring it back to what the lock says",
+        "mend": "mend what was found; running jobs may stay",
+        "watch": "leave it in use, and look again",
+        **DO,
+    }[deed(group)]
+
+
+def mended_by_apply(group: Group) -> bool:
+    """Whether `gpufleet apply` sets what was found wrong."""
+    return group.verdict in ("fail", "degraded") and group.check.startswith(MENDED_BY_APPLY)
+
+
+def mend(group: Group, inventory: str) -> str:
+    """The command that mends it, "" when no command of ours does."""
+    if group.check == REACHABLE:
+        return f"ssh {shlex.quote(group.hosts[0])}"
+    if mended_by_apply(group):
+        return f"gpufleet apply {shlex.quote(inventory)} {limit(group.hosts)}"
+    return ""
+
+
+def again(check: str, hosts: Iterable[str], inventory: str, level: str = "") -> str:
+    """The command that asks only this once more."""
+    words = f"gpufleet verify {shlex.quote(inventory)} {limit(hosts)}"
+    if check.startswith("train.") or (not check and level == "standard"):
+        words += " --level standard"
+    return words + (f" --check {check}" if check and check != REACHABLE else "")
+
+
+def limit(hosts: Iterable[str]) -> str:
+    return f"--limit {shlex.quote(fold(hosts))}"

@@ -1,0 +1,199 @@
+"""Findings of many hosts folded: one group per check, verdict and action. Pure.
+
+A consequence (a finding with `because`) goes to the cause that explains it, so that a reader sees
+each cause once; one whose cause is not among the findings stands for itself.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from deploy.fleet.names import fold
+from verify.report.view import WORST_FIRST
+from verify.results import Action, Finding, HostVerdict, HostVerification, Part
+
+HARDEST_FIRST: tuple[Action, ...] = tuple(reversed(get_args(Action)))
+REACHABLE = "host.reachable"
+MOST_STEPS = 5
+"""From a consequence to its cause."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that is wrong on one host."""
+
+    host: str
+    check: str
+    """Id of the check; "" when the host gave no result."""
+    claim: str
+    verdict: HostVerdict
+    action: Action
+    component: Part
+    what: str
+    found: str
+    expected: str = ""
+    baseline: str = ""
+    evidence: tuple[str, ...] = ()
+    silenced: tuple[str, ...] = ()
+    """Ids of the checks that could not look because of it."""
+
+
+@dataclass(frozen=True)
+class Facet:
+    """Cases of a group that read the same."""
+
+    what: str
+    found: str
+    expected: str
+    baseline: str
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is wrong in one way, on one host or many."""
+
+    check: str
+    claim: str
+    verdict: HostVerdict
+    action: Action
+    facets: tuple[Facet, ...]
+    """The most common first."""
+
+    @property
+    def cases(self) -> list[Case]:
+        return [case for facet in self.facets for case in facet.cases]
+
+    @property
+    def hosts(self) -> list[str]:
+        return list(dict.fromkeys(case.host for case in self.cases))
+
+    @property
+    def silenced(self) -> list[str]:
+        return sorted({id for case in self.cases for id in case.silenced})
+
+
+def groups(hosts: Iterable[HostVerification]) -> list[Group]:
+    """Everything that is wrong with the hosts; what to do first comes first."""
+    found: dict[tuple[str, HostVerdict, Action], list[Case]] = defaultdict(list)
+    for one in hosts:
+        for case in cases(one):
+            found[case.check, case.verdict, case.action].append(case)
+    made = [
+        Group(check, each[0].claim, verdict, action, _facets(each))
+        for (check, verdict, action), each in found.items()
+    ]
+    return sorted(made, key=_urgency)
+
+
+def cases(one: HostVerification) -> list[Case]:
+    """The causes on one host, each with the checks that it silenced."""
+    if one.result is None:
+        return [_silent(one)] if one.verdict != "pass" else []
+    claims = {check.id: check.claim for check in one.result.checks}
+    every = [(check.id, each) for check in one.result.checks for each in check.findings]
+    known = {check for check, each in every if not each.because}
+    because = {check: each.because for check, each in every if each.because}
+    causes: list[Case] = []
+    behind: dict[str, list[tuple[str, Finding]]] = defaultdict(list)
+    for check, each in every:
+        root = _root(each.because, known, because)
+        if root:
+            behind[root].append((check, each))
+        else:
+            causes.append(_case(one.host, check, claims[check], each))
+    for root, consequences in behind.items():
+        places = [index for index, case in enumerate(causes) if case.check == root]
+        for check, each in consequences:
+            alike = [at for at in places if part_name(causes[at].component) == _of(each)]
+            for at in alike[:1] or places[:1]:
+                silenced = (*causes[at].silenced, check)
+                causes[at] = replace(causes[at], silenced=tuple(dict.fromkeys(silenced)))
+    return causes
+
+
+def part_name(part: Part) -> str:
+    """A component as people say it: GPU 3, service nvidia-persistenced; "" for the host."""
+    if part.kind == "gpu":
+        if part.index is not None:
+            return f"GPU {part.index}"
+        return f"GPU at {part.slot}" if part.slot else "a GPU"
+    if part.kind == "rank" and part.index is not None:
+        return f"rank {part.index}"
+    if part.kind == "host" and not part.name:
+        return ""
+    return f"{part.kind} {part.name}".strip()
+
+
+def places(cases: Iterable[Case]) -> list[str]:
+    """Where cases are, hosts with the same components folded: gpu[1-2]: GPU 3, GPU 4."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        parts[case.host].append(part_name(case.component))
+    alike: dict[str, list[str]] = defaultdict(list)
+    for host, names in parts.items():
+        alike[", ".join(name for name in dict.fromkeys(names) if name)].append(host)
+    return [f"{fold(names)}: {what}" if what else fold(names) for what, names in alike.items()]
+
+
+def _root(because: str, known: set[str], chain: Mapping[str, str]) -> str:
+    """The cause at the end of a chain of consequences, "" when it is not among the findings."""
+    for _ in range(MOST_STEPS):
+        if not because or because in known:
+            return because
+        because = chain.get(because, "")
+    return ""
+
+
+def _of(finding: Finding) -> str:
+    return part_name(finding.component)
+
+
+def _case(host: str, check: str, claim: str, one: Finding) -> Case:
+    return Case(
+        host=host,
+        check=check,
+        claim=claim,
+        verdict=one.verdict,
+        action=one.action,
+        component=one.component,
+        what=one.what,
+        found=one.found,
+        expected=one.expected,
+        baseline=one.baseline,
+        evidence=one.evidence,
+    )
+
+
+def _silent(one: HostVerification) -> Case:
+    """A host that gave no result is a finding by itself."""
+    far = one.verdict == "unreachable"
+    return Case(
+        host=one.host,
+        check=REACHABLE if far else "",
+        claim="The host can be logged in to." if far else "The host answers with a result.",
+        verdict=one.verdict,
+        action=one.action,
+        component=Part(),
+        what="login" if far else "result of the host",
+        found=one.message.removeprefix(f"{one.host}: ") or "nothing was said",
+    )
+
+
+def _facets(cases: list[Case]) -> tuple[Facet, ...]:
+    alike: dict[tuple[str, str, str, str], list[Case]] = defaultdict(list)
+    for case in cases:
+        alike[case.what, case.found, case.expected, case.baseline].append(case)
+    made = [Facet(*key, tuple(each)) for key, each in alike.items()]
+    return tuple(sorted(made, key=lambda facet: -len(facet.cases)))
+
+
+def _urgency(group: Group) -> tuple[int, int, int, str]:
+    """The hardest action first, then the worst verdict, then the most hosts."""
+    return (
+        HARDEST_FIRST.index(group.action),
+        WORST_FIRST.index(group.verdict),
+        -len(group.hosts),
+        group.check,
+    )
