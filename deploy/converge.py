@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from deploy.facts import NodeFacts
 from deploy.fleet.hostlock import Locked, LockTrouble, Owner, host_lock
 from deploy.fleet.model import Model
+from deploy.fleet.places import places
 from deploy.fleet.runs import Run, controller, now, printable
 from deploy.idle import BECAME_BUSY
 from deploy.outcome import Outcome, Status, why_blocked
@@ -92,6 +93,7 @@ class _Host:
     ) -> None:
         self.connection = connection
         self.wanted = wanted
+        self.where = places(wanted.spec)
         self.consent = consent
         self.report = report
         self.run = run
@@ -171,7 +173,7 @@ class _Host:
 
     def _lock(self, lock: ExitStack) -> None:
         owner = Owner(controller=controller(), run=self.run.id, since=now())
-        held = host_lock(self.connection, owner, note=self._note, line=self._line)
+        held = host_lock(self.connection, owner, note=self._note, line=self._line, where=self.where)
         self.holding = lock.enter_context(held)
 
     def _run_steps(self, plan: HostPlan) -> bool:
@@ -200,7 +202,9 @@ class _Host:
         if not self.holding():
             self._end("failed", "the lock on the host was lost; nothing more was begun", plan)
         self.logged = True
-        failure = run_step(self.connection, step, run=self.run, report=self.report)
+        failure = run_step(
+            self.connection, step, run=self.run, report=self.report, where=self.where
+        )
         if failure is not None and step.disruptive and failure.rc == BECAME_BUSY:
             users = plan.busy or failure.tail[-1:]
             self._end_busy(plan.model_copy(update={"busy": users}))

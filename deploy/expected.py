@@ -11,21 +11,21 @@ from deploy.apt import set_holds
 from deploy.fabric import UNIT as FABRIC
 from deploy.facts import NodeFacts
 from deploy.files import in_place, write_file
+from deploy.fleet.places import Places, places
 from deploy.known import known
 from deploy.packages import locked
 from deploy.persistence import UNIT as PERSISTENCE
-from deploy.record import FOLDER, GPUS, HELD, NVSWITCHES, PREVIOUS_STACK, STACK, put, recorder
+from deploy.record import GPUS, HELD, NVSWITCHES, PREVIOUS_STACK, STACK, put, recorder
 from deploy.shell import assign, script
 from deploy.steps import Command, Step, Wanted
 from deploy.torch_env import versions
 
 NAME = "expected"
-PATH = "/etc/gpufleet/expected.json"
 VERSION = 1
 """Of the document's form; verification refuses one that it does not know."""
 
-_FORGET = f"""\
-for file in {FOLDER}/stacks/*.json; do
+_FORGET = """\
+for file in "$stacks"/*.json; do
     case "$file" in */"$current".json | */"$before".json) ;; *) rm -f -- "$file" ;; esac
 done
 """
@@ -101,7 +101,7 @@ def document(wanted: Wanted, facts: NodeFacts) -> dict[str, Any]:
 
 
 def _recorded(wanted: Wanted, facts: NodeFacts) -> list[Step]:
-    state = known(facts, "state", facts.state)
+    state, where = known(facts, "state", facts.state), places(wanted.spec)
     found = document(wanted, facts)
     content = json.dumps(found, indent=1, sort_keys=True) + "\n"
     current = state.get(STACK, "")
@@ -112,30 +112,33 @@ def _recorded(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     }
     if current and current != wanted.stack.id:
         record[PREVIOUS_STACK] = current
-    if in_place(facts, PATH, content) and record.items() <= state.items():
+    if in_place(facts, where.expected, content) and record.items() <= state.items():
         return []
     before = record.get(PREVIOUS_STACK, state.get(PREVIOUS_STACK, ""))
     stack_text = wanted.stack.model_dump_json(indent=1) + "\n"
-    values = assign(current=wanted.stack.id, before=before)
+    stacks = f"{where.record}/stacks"
+    values = assign(stacks=stacks, current=wanted.stack.id, before=before)
     return [
         Step(
             layer=NAME,
             title=f"stack {wanted.stack.id} is recorded as this host's expected state",
-            why=_why(current, wanted),
+            why=_why(current, wanted, where),
             commands=(
-                write_file(f"{FOLDER}/stacks/{wanted.stack.id}.json", stack_text),
-                write_file(PATH, content),
-                Command(shell=put(**record), timeout_s=60),
+                write_file(f"{stacks}/{wanted.stack.id}.json", stack_text),
+                write_file(where.expected, content),
+                Command(shell=put(record, where), timeout_s=60),
                 Command(shell=script(values, _FORGET), timeout_s=60),
             ),
         )
     ]
 
 
-def _why(current: str, wanted: Wanted) -> str:
+def _why(current: str, wanted: Wanted, where: Places) -> str:
     if not current:
         return "none is recorded"
-    return f"recorded is {current}" if current != wanted.stack.id else f"{PATH} differs"
+    if current != wanted.stack.id:
+        return f"recorded is {current}"
+    return f"{where.expected} differs"
 
 
 def _owed_holds(facts: NodeFacts) -> list[Step]:

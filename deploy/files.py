@@ -28,7 +28,7 @@ if [ "${found%% *}" != "$digest" ]; then
     exit 1
 fi
 chmod "$first" "$new"
-chown 0:0 "$new"
+[ "$(id -u)" != 0 ] || chown 0:0 "$new"
 sync "$new"
 mv -fT "$new" "$path"
 """
@@ -40,7 +40,7 @@ def digest(content: str) -> str:
 
 
 def write_file(path: str, content: str, *, mode: str = "644", then: str = "") -> Command:
-    """Write `content` to `path` as root, by rename, checked for having arrived whole.
+    """Write `content` to `path`, by rename, checked for having arrived whole.
 
     `then` is shell text that must have succeeded before the file counts as in place. The file
     carries mode 600 until it has, so that a run which was cut off between the two is seen in the

@@ -18,6 +18,7 @@ from deploy import (
     pins,
     repository,
     torch_env,
+    unprivileged,
 )
 from deploy.facts import NodeFacts
 from deploy.fleet.model import Model
@@ -53,6 +54,8 @@ LAYERS: tuple[Layer, ...] = (
     expected,
 )
 """In the order of a deploy: each may rely on those before it."""
+WITHOUT_ROOT: tuple[Layer, ...] = (torch_env, expected)
+"""Those that write below the prefix only."""
 
 
 class HostPlan(Model):
@@ -65,6 +68,8 @@ class HostPlan(Model):
     """Who uses the GPUs, also when no step would disturb them."""
     blocked: Blocked | None = None
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Layers that are not managed here, because the inventory says privileged = False."""
     download: int = 0
     """Bytes of packages and wheels to fetch, as far as the lock knows their sizes."""
 
@@ -82,9 +87,10 @@ def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
     """The ordered steps from `facts` to `wanted`. Never raises for what a host answered: a fact
     that is needed and unknown blocks the host."""
     try:
-        steps = [step for layer in LAYERS for step in layer.steps(wanted, facts)]
+        layers = LAYERS if wanted.spec.privileged else WITHOUT_ROOT
+        steps = [step for layer in layers for step in layer.steps(wanted, facts)]
         steps = _in_their_turn(steps)
-        blocked = _no_way(wanted, facts, steps)
+        blocked = unprivileged.lacking(wanted, facts, steps) or _no_way(wanted, facts, steps)
         if blocked is not None:
             return HostPlan(host=wanted.host, blocked=blocked)
         return HostPlan(
@@ -93,6 +99,7 @@ def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
             reboot=_foreseen(wanted, facts, steps),
             busy=users(facts),
             warnings=tuple(_warnings(wanted, facts, steps)),
+            left_out=tuple(layer.NAME for layer in LAYERS if layer not in layers),
             download=sum(step.download for step in steps),
         )
     except UnknownFact as unknown:
@@ -180,7 +187,9 @@ def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | N
 
 def _no_way(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Blocked | None:
     disks = known(facts, "disks", facts.disks)
-    stuck = sorted(path for path, disk in disks.items() if disk.read_only and path != "/tmp")
+    ours = disks if wanted.spec.privileged else {_parent(wanted)}
+    stuck = sorted(path for path in disks if path in ours and disks[path].read_only)
+    stuck = [path for path in stuck if path != "/tmp"]
     if not steps or not stuck:
         return None
     count = f"{len(steps)} step{'s' if len(steps) > 1 else ''}"
@@ -197,8 +206,13 @@ def _no_way(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Blocked | No
     )
 
 
+def _parent(wanted: Wanted) -> str:
+    """The folder that the prefix is made in: what the probe measures of its disk."""
+    return wanted.spec.prefix.rpartition("/")[0]
+
+
 def _warnings(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[str]:
-    stack, found = wanted.stack, []
+    stack, found = wanted.stack, unprivileged.warnings(wanted, facts)
     if stack.repository is not None:
         found += [
             f"{source.path} configures the vendor's repository too; it is used as it is, and its "
@@ -227,10 +241,11 @@ def _warnings(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[str]:
             "library_path puts system libraries before the wheel's own; a cuDNN or NCCL there "
             "breaks torch"
         )
-    root, fetch = known(facts, "disks", facts.disks).get("/"), sum(s.download for s in steps)
-    if root is not None and fetch and root.available < 3 * fetch:
+    place = "/" if wanted.spec.privileged else _parent(wanted)
+    disk, fetch = known(facts, "disks", facts.disks).get(place), sum(s.download for s in steps)
+    if disk is not None and fetch and disk.available < 3 * fetch:
         found.append(
-            f"{root.available >> 20} MiB free on /, and {fetch >> 20} MiB to fetch and unpack"
+            f"{disk.available >> 20} MiB free on {place}, and {fetch >> 20} MiB to fetch and unpack"
         )
     holder = known(facts, "dpkg", facts.dpkg).lock_holder
     if holder and steps and locked(stack):

@@ -15,6 +15,8 @@ from typing import Any
 
 from deploy import interest
 from deploy.facts import PROBE_VERSION, NodeFacts
+from deploy.fleet.places import places
+from deploy.fleet.spec import NodeSpec
 from deploy.foreign import foreign_owners
 from deploy.probe_parts import FIELDS, READERS, Values
 
@@ -44,11 +46,14 @@ def new_nonce() -> str:
     return f"gpufleet-{secrets.token_hex(8)}"
 
 
-def script(nonce: str, prefix: str) -> str:
-    """The text for `sh -s`. `prefix` is a checked value of the spec; quoted all the same."""
+def script(nonce: str, spec: NodeSpec) -> str:
+    """The text for `sh -s`. Paths are checked values of the spec; quoted all the same."""
+    where = places(spec)
     values = {
         "NONCE": nonce,
-        "PREFIX": prefix,
+        "PREFIX": spec.prefix,
+        "STATE": where.state,
+        "EXPECTED": where.expected,
         "INTEREST": interest.PACKAGES,
         "POLICY": " ".join(interest.CANDIDATES),
         "SERVICES": " ".join(interest.SERVICES),

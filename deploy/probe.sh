@@ -2,8 +2,8 @@
 # shellcheck disable=SC2317
 # What is on this host: read-only, POSIX sh, one run, one framed answer on standard output.
 #
-# Sent by deploy/probe.py to `sh -s` after assignments of NONCE, PREFIX, INTEREST, POLICY, SERVICES
-# and MANIFEST. Needs no Python and no root; what only root sees is said to be missing.
+# Sent by deploy/probe.py to `sh -s` after assignments of NONCE, PREFIX, STATE, EXPECTED, INTEREST,
+# POLICY, SERVICES and MANIFEST. Needs no Python and no root; what only root sees is said to be missing.
 #
 # Every part runs in the background with a time limit of its own and writes into a private
 # directory; a part that cannot be killed (a process in uninterruptible sleep) is left behind.
@@ -355,7 +355,8 @@ part_foreign() {
 
 part_files() {
     set -- /etc /usr/share/keyrings
-    find "$@" -path '*gpufleet*' \( -type f -o -type l \) -print 2>/dev/null | while IFS= read -r file; do
+    [ ! -e "$EXPECTED" ] || set -- "$@" "$EXPECTED"
+    find "$@" \( -path '*gpufleet*' -o -path "$EXPECTED" \) \( -type f -o -type l \) -print 2>/dev/null | while IFS= read -r file; do
         [ -f "$file" ] || continue
         case $file in *"$tab"*) continue ;; esac
         sum=$(sha256sum <"$file" 2>/dev/null)
@@ -364,9 +365,9 @@ part_files() {
 }
 
 part_state() {
-    [ -e /var/lib/gpufleet/state ] || return 0
-    [ -r /var/lib/gpufleet/state ] || return 4
-    tagged state /var/lib/gpufleet/state
+    [ -e "$STATE" ] || return 0
+    [ -r "$STATE" ] || return 4
+    tagged state "$STATE"
 }
 
 # --- running them ------------------------------------------------------------------------------

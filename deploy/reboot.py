@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from deploy.fleet.hostlock import WORK
+from deploy.fleet.places import SYSTEM
 from deploy.fleet.runs import Run, controller, printable
-from deploy.supervise import JOURNAL, STATE
 
 if TYPE_CHECKING:
     from deploy.fleet.transport import Connection
@@ -29,7 +28,7 @@ POLL_S = (1.0, 5.0)
 SETTLE_S = 300
 """How long services may take to start after the host answers again."""
 
-RECORD = f"{STATE}/reboot"
+RECORD = f"{SYSTEM.record}/reboot"
 """boot_id, uptime in seconds and run of the last reboot that was asked for."""
 
 _READ_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
@@ -100,10 +99,10 @@ def reboot(
     asked = connection.run(
         _ASK.format(
             boot_id=shlex.quote(boot_id),
-            work=WORK,
+            work=SYSTEM.work,
             record=RECORD,
-            state=STATE,
-            journal=JOURNAL,
+            state=SYSTEM.record,
+            journal=SYSTEM.journal,
             deadline=int(deadline_s),
             run=shlex.quote(run.id),
             entry=shlex.quote(entry.removesuffix("}")),

@@ -1,4 +1,4 @@
-"""Our own record on a host: flat `key=value` lines in /var/lib/gpufleet/state.
+"""Our own record on a host: flat `key=value` lines in `Places.state`.
 
 The probe reads it into `facts.state`. It holds what no other fact can say: which stack was
 reached last, how many GPUs the host had, and what an interrupted step still owes the host.
@@ -6,25 +6,23 @@ reached last, how many GPUs the host had, and what an interrupted step still owe
 
 import re
 
+from deploy.fleet.places import SYSTEM, Places
 from deploy.shell import assign, script
 
-FOLDER = "/var/lib/gpufleet"
-STATE = f"{FOLDER}/state"
-
-_RECORD = f"""\
-recorded() {{
-    sed -n "s/^$1=//p" {STATE} 2>/dev/null || :
-}}
-record() {{
-    mkdir -p -m 755 {FOLDER}
-    record_new=$(mktemp {FOLDER}/.state.XXXXXX)
-    {{ grep -v "^$1=" {STATE} 2>/dev/null || :; }} >"$record_new"
+_RECORD = """\
+recorded() {
+    sed -n "s/^$1=//p" "$record_state" 2>/dev/null || :
+}
+record() {
+    mkdir -p -m 755 "${record_state%/*}"
+    record_new=$(mktemp "${record_state%/*}/.state.XXXXXX")
+    { grep -v "^$1=" "$record_state" 2>/dev/null || :; } >"$record_new"
     [ -z "$2" ] || printf '%s=%s\\n' "$1" "$2" >>"$record_new"
     LC_ALL=C sort -o "$record_new" "$record_new"
     chmod 644 "$record_new"
     sync "$record_new"
-    mv -fT "$record_new" {STATE}
-}}
+    mv -fT "$record_new" "$record_state"
+}
 """
 
 HELD = "owed_hold"
@@ -43,20 +41,20 @@ NVSWITCHES = "nvswitches"
 """Most NVSwitches, likewise."""
 
 
-def recorder() -> str:
+def recorder(where: Places = SYSTEM) -> str:
     """Shell text that defines `recorded KEY` and `record KEY VALUE`, which sets one key, or drops
     it when VALUE is empty.
 
     Call it from one command at a time: the apply engine holds a lock on the host.
     """
-    return _RECORD
+    return assign(record_state=where.state) + _RECORD
 
 
-def put(**values: str) -> str:
+def put(values: dict[str, str], where: Places) -> str:
     """A script that records some values."""
     lines = []
     for key, value in values.items():
         if not re.fullmatch(r"[a-z_]+", key) or "\n" in value:
             raise AssertionError(f"{key} is no record line")
         lines.append(assign(value=value) + f'record {key} "$value"')
-    return script(recorder(), *lines)
+    return script(recorder(where), *lines)

@@ -1,16 +1,18 @@
 """Taking gpufleet's files off a host. The vendor's packages and the driver stay as they are.
 
 Ours are: what carries `gpufleet` in its name in the folders that layers write to, /etc/gpufleet,
-/var/lib/gpufleet, and the known folders below the prefix. A prefix may be a shared place, so it
-is itself only removed when nothing is left in it. /run/gpufleet* goes with the next boot.
+/var/lib/gpufleet, and the known names below the prefix; with `privileged = False` only these. A
+prefix may be a shared place, so it is itself only removed when nothing is left in it.
+/run/gpufleet* goes with the next boot.
 """
 
 import re
 import shlex
 from typing import TYPE_CHECKING
 
+from deploy.fleet.places import places
 from deploy.fleet.runs import printable
-from deploy.supervise import STATE
+from deploy.fleet.spec import NodeSpec
 
 if TYPE_CHECKING:
     from deploy.fleet.transport import Connection
@@ -24,14 +26,25 @@ NAMED = (
 )
 """Where layers put files with `gpufleet` in their names. Not all of /etc: a sudoers rule or a
 cron job of that name is the site's own."""
-OWN = ("/etc/gpufleet", STATE)
 BELOW_PREFIX = ("env", "envs", "tools", "cache", "python")
+
+
+def own(spec: NodeSpec) -> tuple[str, ...]:
+    """Paths that are ours whole, the host lock last: it is held while the others go."""
+    where = places(spec)
+    below = tuple(f"{spec.prefix}/{name}" for name in BELOW_PREFIX)
+    if where.root:
+        return (where.expected.rpartition("/")[0], where.record, *below)
+    return (*below, where.expected, where.record, where.work, where.lock)
+
+
 LOOK_S = 60
 REMOVE_S = 1800
 """Seconds: environments are hundreds of thousands of files, and an initramfs may be rebuilt."""
 
+_FIND_NAMED = f"find {' '.join(NAMED)} -xdev -name '*gpufleet*' -prune -print 2>/dev/null"
 _LOOK = """\
-find {named} -xdev -name '*gpufleet*' -prune -print 2>/dev/null
+{named}
 for path in {own}; do
     if [ -e "$path" ] || [ -L "$path" ]; then printf '%s\\n' "$path"; fi
 done
@@ -71,44 +84,50 @@ class RemovalFailed(Exception):  # noqa: N818 - reads as what it is at every rai
     """What is there could not be read or taken away; the message says why."""
 
 
-def look(connection: "Connection", prefix: str) -> list[str]:
+def look(connection: "Connection", spec: NodeSpec) -> list[str]:
     """Paths of ours on a host, sorted; [] when nothing is there. Raises RemovalFailed."""
-    below = [f"{prefix}/{name}" for name in BELOW_PREFIX]
+    root = places(spec).root
     script = _LOOK.format(
-        named=" ".join(NAMED),
-        own=" ".join(map(shlex.quote, [*OWN, *below])),
-        prefix=shlex.quote(prefix),
+        named=_FIND_NAMED if root else "",
+        own=" ".join(map(shlex.quote, own(spec))),
+        prefix=shlex.quote(spec.prefix),
     )
-    result = connection.run(script, timeout_s=LOOK_S, root=True)
+    result = connection.run(script, timeout_s=LOOK_S, root=root)
     if not result.ok:
         why = printable(result.trouble or result.err)[:300]
         raise RemovalFailed(f"{connection.host}: could not look for files of ours: {why}")
     paths = sorted(set(result.out.splitlines()))
-    strange = [path for path in paths if not ours(path, prefix)]
+    strange = [path for path in paths if not ours(path, spec)]
     if strange:
         found = printable(repr(strange[0]))[:200]
         raise RemovalFailed(f"{connection.host}: found {found}, which is not removed by itself")
     return paths
 
 
-def ours(path: str, prefix: str) -> bool:
+def ours(path: str, spec: NodeSpec) -> bool:
     """Whether a path is one that removal may take away."""
     if not _PATH.fullmatch(path) or "/../" in f"{path}/" or "/./" in f"{path}/":
         return False
-    if path in OWN or path == prefix or path in {f"{prefix}/{name}" for name in BELOW_PREFIX}:
+    if path == spec.prefix or path in own(spec):
         return True
-    return path.startswith(tuple(f"{place}/" for place in NAMED)) and "gpufleet" in path
+    return (
+        spec.privileged
+        and path.startswith(tuple(f"{place}/" for place in NAMED))
+        and "gpufleet" in path
+    )
 
 
-def remove(connection: "Connection", paths: list[str], prefix: str) -> str:
+def remove(connection: "Connection", paths: list[str], spec: NodeSpec) -> str:
     """Take these paths away; a warning for the operator, or "". Raises RemovalFailed."""
-    if not all(ours(path, prefix) for path in paths):
+    if not all(ours(path, spec) for path in paths):
         raise AssertionError("asked to remove what is not ours")
+    where = places(spec)
+    going = sorted((path for path in paths if path != spec.prefix), key=where.lock.__eq__)
     result = connection.run(
-        _REMOVE.format(prefix=shlex.quote(prefix)),
-        stdin="".join(f"{path}\n" for path in paths if path != prefix),
+        _REMOVE.format(prefix=shlex.quote(spec.prefix)),
+        stdin="".join(f"{path}\n" for path in going),
         timeout_s=REMOVE_S,
-        root=True,
+        root=where.root,
     )
     if not result.ok:
         why = printable(result.trouble or result.err.strip()[-300:] or f"exit {result.rc}")

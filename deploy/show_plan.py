@@ -148,7 +148,7 @@ def _likeness(plan: HostPlan) -> object:
     )
     blocked = plan.blocked.model_copy(update={"host": ""}) if plan.blocked else None
     users = plan.busy if plan.verdict == "busy" else ()
-    return (plan.verdict, steps, plan.reboot, users, blocked, plan.warnings)
+    return (plan.verdict, steps, plan.reboot, users, blocked, plan.warnings, plan.left_out)
 
 
 def _group(
@@ -186,6 +186,9 @@ def _group(
     if plan.reboot is not None:
         lines.append(("magenta", f"  reboot expected: {printable(plan.reboot.why)}"))
     lines += [("yellow", f"  warning: {printable(text)}") for text in plan.warnings]
+    if plan.left_out:
+        why = "left out, the inventory says privileged = False"
+        lines.append(("dim", f"  {', '.join(plan.left_out)}: {why}"))
     if kind != "keep":
         lines += [("dim", f"  note: {printable(text)}") for text in view.notes.get(names[0], ())]
     return lines

@@ -12,19 +12,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from deploy.fleet.hostlock import WORK
 from deploy.fleet.model import Model
+from deploy.fleet.places import SYSTEM, Places
 from deploy.fleet.runs import Run, controller, now, printable
 from deploy.steps import Command, Step
 
 if TYPE_CHECKING:
     from deploy.fleet.transport import Connection
 
-STATE = "/var/lib/gpufleet"
-JOURNAL = f"{STATE}/journal.jsonl"
-"""Who changed what when, one JSON object a line; the host's own memory."""
 JOURNAL_LIMIT = 1_000_000
-"""Bytes; above it the older half is dropped."""
+"""Bytes of the host's journal; above it the older half is dropped."""
 WATCH_S = 0.05
 """How soon after its end a command is seen to have ended."""
 OUTPUT_LIMIT = 64_000_000
@@ -37,6 +34,7 @@ GRACE_S = 45
 
 _SCRIPT = """\
 limit={limit}
+umask 022
 mkdir -p -m 700 {work} && mkdir -p {state} && exec 8>>{work}/step || exit 1
 if ! flock -n 8; then
     echo "gpufleet: another step is still running here: $(head -c 300 {work}/what)"
@@ -111,7 +109,9 @@ class Reporter(Protocol):
         """One line of the running command's output."""
 
 
-def run_step(connection: "Connection", step: Step, *, run: Run, report: Reporter) -> Failure | None:
+def run_step(
+    connection: "Connection", step: Step, *, run: Run, report: Reporter, where: Places = SYSTEM
+) -> Failure | None:
     """Run a step's commands in order up to the first that fails; None when all went well.
 
     Every command is in the run's journal before it begins and after it ended; its output goes to
@@ -130,13 +130,15 @@ def run_step(connection: "Connection", step: Step, *, run: Run, report: Reporter
             tail.append(clean)
             report.line(host, clean)
 
-        ran = run_command(connection, step, command, run=run.id, by=controller(), on_line=on_line)
+        ran = run_command(
+            connection, step, command, run=run.id, by=controller(), on_line=on_line, where=where
+        )
         ended = {"rc": ran.rc, "seconds": round(ran.seconds, 3), "trouble": ran.trouble}
         run.event("command-ended", host, **about, **ended)
         log.line(f"==> {now()} {ran.trouble or f'exit {ran.rc}'} after {ran.seconds:.1f} s")
         if not ran.ok:
             found = ran.trouble or f"its command ended with exit code {ran.rc}"
-            shown = explaining_log(connection, command.log) if command.log else []
+            shown = explaining_log(connection, command.log, where) if command.log else []
             if shown:
                 shown.insert(0, f"--- the end of {command.log} on the host:")
             for text in shown:
@@ -157,8 +159,10 @@ def run_command(
     run: str,
     by: str,
     on_line: Callable[[str], None],
+    where: Places = SYSTEM,
 ) -> Ran:
-    """Run one command of a step as root; never raises for what the host does.
+    """Run one command of a step, as root where `where` says so; never raises for what the host
+    does.
 
     `run` and `by` (user@machine) go into the host's journal. The time limit is `command.timeout_s`
     seconds, kept by the host; if it cannot be kept there, this call still returns
@@ -166,10 +170,10 @@ def run_command(
     """
     entry = json.dumps({"run": run, "by": by, "layer": step.layer, "title": step.title})
     script = _SCRIPT.format(
-        work=WORK,
+        work=where.work,
         watch=WATCH_S,
-        state=STATE,
-        journal=JOURNAL,
+        state=where.record,
+        journal=where.journal,
         journal_limit=JOURNAL_LIMIT,
         journal_half=JOURNAL_LIMIT // 2,
         limit=command.timeout_s,
@@ -183,7 +187,7 @@ def run_command(
         script,
         stdin=command.stdin,
         timeout_s=command.timeout_s + KILL_AFTER_S + GRACE_S,
-        root=True,
+        root=where.root,
         limit=OUTPUT_LIMIT,
         on_line=on_line,
     )
@@ -193,7 +197,9 @@ def run_command(
     return Ran(rc=result.rc, seconds=result.seconds, trouble=trouble)
 
 
-def explaining_log(connection: "Connection", pattern: str, lines: int = 40) -> list[str]:
+def explaining_log(
+    connection: "Connection", pattern: str, where: Places = SYSTEM, lines: int = 40
+) -> list[str]:
     """The tail of the newest file on the host that matches `pattern` (a path, may hold * and ?).
 
     Empty when nothing matches or the host does not answer: this only explains a failure that is
@@ -202,5 +208,5 @@ def explaining_log(connection: "Connection", pattern: str, lines: int = 40) -> l
     if not pattern.startswith("/") or set(pattern) & set(" \t\n'\"\\$`;&|<>(){}!#"):
         raise AssertionError(f"not a path or glob: {pattern!r}")
     script = f'newest=$(ls -1t {pattern} 2>/dev/null | head -n 1); tail -n {lines} "$newest"'
-    result = connection.run(script, timeout_s=20, root=True, limit=200_000)
+    result = connection.run(script, timeout_s=20, root=where.root, limit=200_000)
     return [printable(line) for line in result.out.splitlines()[-lines:]] if result.ok else []

@@ -51,7 +51,10 @@ def probe(connection: Connection, spec: NodeSpec, timeout_s: float = PROBE_S) ->
     """
     nonce = new_nonce()
     result = connection.run_script(
-        script(nonce, spec.prefix), timeout_s=timeout_s, limit=MOST_BYTES
+        script(nonce, spec),
+        timeout_s=timeout_s,
+        limit=MOST_BYTES,
+        root=spec.privileged,
     )
     if result.trouble:
         raise BadProbe(connection.host, result.trouble)

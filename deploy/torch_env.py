@@ -9,6 +9,7 @@ from packaging.utils import canonicalize_name
 
 from deploy.env_build import BUILD, PLACE, TIDY, network, preamble
 from deploy.facts import Environment, NodeFacts
+from deploy.fleet.places import places
 from deploy.known import known
 from deploy.record import PREVIOUS_ENVIRONMENT, recorder
 from deploy.shell import assign, script
@@ -129,7 +130,9 @@ def _switch(wanted: Wanted, environment: TorchEnvironment, there: tuple[Environm
         layer=NAME,
         title=f"{wanted.spec.prefix}/env is environment {environment.id}",
         why=f"it is {current.id}" if current else "it does not exist",
-        commands=(Command(shell=script(recorder(), values, _SWITCH), timeout_s=60),),
+        commands=(
+            Command(shell=script(recorder(places(wanted.spec)), values, _SWITCH), timeout_s=60),
+        ),
         # A process started through the link would find other modules at its next import.
         disruptive=current is not None and current.in_use,
     )

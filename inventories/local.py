@@ -1,6 +1,22 @@
-"""This machine alone, without SSH: the CPU build of torch, for a first look without a GPU.
+"""This machine alone, without SSH and without root: the CPU build of torch, for a first look.
 
-apply needs root here (sudo is used): it installs packages and writes below /opt/gpufleet.
+Everything lies in a folder of yours: $XDG_DATA_HOME/gpufleet, else ~/.local/share/gpufleet. The
+system's own layers (driver, CUDA, services) are left out; `gpufleet plan` says so. Where pip finds
+wheels by PIP_FIND_LINKS, this does too.
 """
 
-here = (["@local"], {"torch_build": "cpu"})
+import os as _os
+from pathlib import Path as _Path
+
+_data = _os.environ.get("XDG_DATA_HOME") or str(_Path.home() / ".local" / "share")
+
+here = (
+    ["@local"],
+    {
+        "privileged": False,
+        "prefix": f"{_data.rstrip('/')}/gpufleet",
+        "torch": "2.13.0",
+        "torch_build": "cpu",
+        "find_links": _os.environ.get("PIP_FIND_LINKS", "").split(),
+    },
+)

@@ -15,6 +15,7 @@ from gevent import monkey
 monkey.patch_all()
 
 from deploy.fleet.inventory import named_hosts  # noqa: E402
+from deploy.fleet.spec import NodeSpec  # noqa: E402
 from deploy.fleet.transport import connect  # noqa: E402
 from deploy.probe import new_nonce, script  # noqa: E402
 
@@ -30,7 +31,7 @@ def record(host: str, ssh_config: str = "", user: str = "") -> str:
     fleet = named_hosts(host, {key: value for key, value in data.items() if value})
     connection = connect(fleet.hosts[host])
     nonce = new_nonce()
-    result = connection.run_script(script(nonce, "/opt/gpufleet"), timeout_s=25)
+    result = connection.run_script(script(nonce, NodeSpec()), timeout_s=25)
     connection.close()
     assert not result.trouble, result.trouble
     names = set(re.findall(r"https?://([a-z0-9.-]+)/debian", result.out))

@@ -24,6 +24,7 @@ from deploy.facts import (
     Service,
     Source,
 )
+from deploy.fleet.places import SYSTEM
 from deploy.fleet.spec import NodeSpec
 from deploy.idle import SERVICES
 from deploy.interest import DRIVER_DAEMONS, PACKAGES
@@ -205,7 +206,7 @@ class TestOurFiles:
             (pins.PATH, "pins"),
             (cuda.PROFILE, "cuda"),
             (cuda.SERVICES, "cuda"),
-            (expected.PATH, "expected"),
+            (SYSTEM.expected, "expected"),
         ],
     )
     @pytest.mark.parametrize("how", ["edited", "removed", "made unreadable"])

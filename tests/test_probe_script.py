@@ -9,6 +9,7 @@ import pytest
 
 from deploy import probe
 from deploy.facts import NodeFacts
+from deploy.fleet.spec import NodeSpec
 from deploy.probe import parse, script
 
 NONCE = "gpufleet-0123456789abcdef"
@@ -26,7 +27,9 @@ def run(text: str, shell: list[str] | None = None) -> str:
 
 def quick(prefix: str = "/opt/gpufleet") -> str:
     """The script without its slowest part (apt's candidates)."""
-    return _replaced(script(NONCE, prefix), "candidates", "return 3")
+    return _replaced(
+        script(NONCE, NodeSpec.model_construct(prefix=prefix)), "candidates", "return 3"
+    )
 
 
 def _replaced(text: str, name: str, body: str) -> str:
@@ -53,12 +56,12 @@ def leftovers() -> set[Path]:
 
 @pytest.fixture(scope="module")
 def reference() -> NodeFacts:
-    return facts(script(NONCE, "/opt/gpufleet"))
+    return facts(script(NONCE, NodeSpec()))
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda words: words[0])
 def test_every_shell_gives_the_same_facts(shell: list[str], reference: NodeFacts) -> None:
-    found = parse("here", NONCE, run(script(NONCE, "/opt/gpufleet"), shell))
+    found = parse("here", NONCE, run(script(NONCE, NodeSpec()), shell))
     known = [name for name in NodeFacts.model_fields if getattr(found, name) is not None]
     assert {"os", "kernel", "boot_id", "pci", "modules", "disks", "tools", "files"} <= set(known)
     ours, theirs = (

@@ -11,11 +11,12 @@ from deploy.cli import main
 from deploy.facts import Environment
 from deploy.fleet import hostlock
 from deploy.fleet.hostlock import Owner, host_lock
+from deploy.fleet.spec import NodeSpec
 from deploy.removal import RemovalFailed, look, ours, remove
 from tests import staged
 from tests.localhost import LocalConnection, LocalHost, Result
 
-PREFIX = "/opt/gpufleet"
+SPEC = NodeSpec()
 OURS = (
     "etc/apt/apt.conf.d/52gpufleet-unattended-upgrades",
     "etc/apt/sources.list.d/gpufleet-vendor.sources",
@@ -60,12 +61,12 @@ def kept(host: LocalHost) -> list[str]:
 
 def test_everything_of_ours_goes_and_nothing_else(host: LocalHost) -> None:
     connection = Moved(host)
-    paths = look(connection, PREFIX)
-    warning = remove(connection, paths, PREFIX)
+    paths = look(connection, SPEC)
+    warning = remove(connection, paths, SPEC)
     assert kept(host) == []
     assert not (host.root / "opt/gpufleet").exists(), "an empty prefix goes too"
     assert [path for path in THEIRS if not (host.root / path).exists()] == []
-    assert look(connection, PREFIX) == []
+    assert look(connection, SPEC) == []
     called = (host.root / "called").read_text().splitlines()
     assert called == ["systemctl daemon-reload", "update-initramfs -u -k all"]
     assert "nouveau" in warning, "nothing else keeps it off on this host"
@@ -75,15 +76,15 @@ def test_a_prefix_with_other_things_in_it_stays(host: LocalHost) -> None:
     other = host.root / "opt/gpufleet/data.txt"
     other.write_text("mine\n")
     connection = Moved(host)
-    remove(connection, look(connection, PREFIX), PREFIX)
+    remove(connection, look(connection, SPEC), SPEC)
     assert other.read_text() == "mine\n"
-    assert look(connection, PREFIX) == []
+    assert look(connection, SPEC) == []
 
 
 def test_no_warning_while_something_else_keeps_nouveau_off(host: LocalHost) -> None:
     (host.root / "etc/modprobe.d/nvidia.conf").write_text("blacklist nouveau\n")
     connection = Moved(host)
-    assert remove(connection, look(connection, PREFIX), PREFIX) == ""
+    assert remove(connection, look(connection, SPEC), SPEC) == ""
 
 
 @pytest.mark.parametrize(
@@ -101,9 +102,9 @@ def test_no_warning_while_something_else_keeps_nouveau_off(host: LocalHost) -> N
     ],
 )
 def test_what_is_not_ours_is_never_removed(path: str, host: LocalHost) -> None:
-    assert not ours(path, PREFIX)
+    assert not ours(path, SPEC)
     with pytest.raises(AssertionError):
-        remove(Moved(host), [path], PREFIX)
+        remove(Moved(host), [path], SPEC)
 
 
 def test_a_host_that_names_other_paths_is_refused(host: LocalHost) -> None:
@@ -112,7 +113,7 @@ def test_a_host_that_names_other_paths_is_refused(host: LocalHost) -> None:
             return Result(0, "/etc/apt/gpufleet.conf\n/home/alice\n", "", 0.0, "")
 
     with pytest.raises(RemovalFailed, match="/home/alice"):
-        look(Lying(host), PREFIX)
+        look(Lying(host), SPEC)
 
 
 @pytest.fixture

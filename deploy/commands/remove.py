@@ -17,6 +17,7 @@ from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.hostlock import Locked, LockTrouble, Owner, host_lock
 from deploy.fleet.inventory import Fleet, Host, read_inventory
 from deploy.fleet.names import fold
+from deploy.fleet.places import places
 from deploy.fleet.runs import Run, controller, now, printable
 from deploy.fleet.transport import Unreachable, connect, on_each
 from deploy.outcome import Outcome, exit_code, show
@@ -121,7 +122,7 @@ def clear(wave: Fleet, found: dict[str, Found], record: Run) -> dict[str, Outcom
 def _examine(host: Host) -> Found:
     connection = connect(host)
     try:
-        paths = look(connection, host.spec.prefix)
+        paths = look(connection, host.spec)
         return Found(paths, _in_use(probe(connection, host.spec), paths, host.spec.prefix))
     finally:
         connection.close()
@@ -145,14 +146,15 @@ def _clear(host: Host, paths: list[str], record: Run) -> Outcome:
             owner,
             note=lambda text: record.event("note", host.name, text=text),
             line=lambda text: None,
+            where=places(host.spec),
         ):
             in_use = _in_use(probe(connection, host.spec), paths, host.spec.prefix)
             if in_use:
                 message = f"came into use: {', '.join(in_use)}; remove again when it is free"
                 return Outcome(host=host.name, status="busy", message=message)
             record.event("remove", host.name, paths=paths)
-            warning = remove(connection, paths, host.spec.prefix)
-            left = look(connection, host.spec.prefix)
+            warning = remove(connection, paths, host.spec)
+            left = look(connection, host.spec)
     finally:
         connection.close()
     if left:

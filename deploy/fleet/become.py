@@ -67,6 +67,7 @@ def refused(error: str, user: str) -> str:
         if line.startswith(REFUSALS) or "sudo: command not found" in line:
             return (
                 f"{user} could not become root ({line.strip()[:200]}): let {user} use sudo without "
-                "a password, or give _sudo_password in the inventory"
+                "a password, or give _sudo_password in the inventory; or set privileged = False "
+                f"there: no root, only the Python environment in a prefix of {user}'s own"
             )
     return ""

@@ -1,11 +1,11 @@
 """One controller at a time on a host, and one step at a time.
 
-Two locks, both `flock` on files below /run, so that neither survives a reboot:
+Two locks, both `flock`, so that neither survives a reboot; deploy/fleet/places.py says where:
 
-- /run/gpufleet.lock is held by a command of ours whose stdin is our live connection. When the
+- `Places.lock` is held by a command of ours whose stdin is our live connection. When the
   controller ends in any way, kill -9 included, that command reads EOF and the lock is free. Its
   text says who holds it.
-- /run/gpufleet/step is held by the supervisor of the running step (deploy/supervise.py), which
+- `step` in `Places.work` is held by the supervisor of the running step (deploy/supervise.py), which
   outlives us. Whoever takes the host lock waits here until an orphaned apt or build has ended.
 """
 
@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from deploy.fleet.model import Model
+from deploy.fleet.places import SYSTEM, Places
 from deploy.fleet.runs import printable
 
 if TYPE_CHECKING:
     from deploy.fleet.transport import Connection
 
-LOCK = "/run/gpufleet.lock"
-WORK = "/run/gpufleet"
-"""Files of the running step: step (lock), what, limit, stdin, log. Root only."""
 LOCK_TIMEOUT_S = 30
 GRACE_S = 5
 """How long the lock is asked for: the holder of a controller killed a moment ago may still have
@@ -34,7 +32,8 @@ network only after hours, and the host would stay locked for that long."""
 
 _HOLD = """\
 owner={owner}
-exec 9>>{lock} || exit 1
+umask 022
+mkdir -p {folder} && exec 9>>{lock} || exit 1
 if ! flock -w {grace} 9; then
     printf 'locked %s\\n' "$(head -c 300 {lock} | head -n 1)"
     exit 0
@@ -50,7 +49,8 @@ echo held
 ) 9>&- &
 cat >/dev/null
 kill $!
-: >{lock}
+# Removal takes the file away while we hold it.
+[ ! -e {lock} ] || : >{lock}
 """
 
 _WAITING = "waiting for what an earlier controller left running"
@@ -98,6 +98,7 @@ def host_lock(
     *,
     note: Callable[[str], None],
     line: Callable[[str], None],
+    where: Places = SYSTEM,
 ) -> Iterator[Callable[[], bool]]:
     """Hold the host for the block; wait first for an orphaned step of an earlier controller.
 
@@ -106,9 +107,13 @@ def host_lock(
     both before the block begins.
     """
     command = _HOLD.format(
-        owner=shlex.quote(printable(str(owner))), lock=LOCK, grace=GRACE_S, beat=BEAT_S
+        owner=shlex.quote(printable(str(owner))),
+        lock=where.lock,
+        folder=where.lock.rpartition("/")[0],
+        grace=GRACE_S,
+        beat=BEAT_S,
     )
-    held = connection.hold(command, root=True, timeout_s=LOCK_TIMEOUT_S)
+    held = connection.hold(command, root=where.root, timeout_s=LOCK_TIMEOUT_S)
     try:
         first = printable(held.first_line).strip()
         if first.startswith("locked"):
@@ -119,21 +124,21 @@ def host_lock(
             )
         if first != "held":
             raise LockTrouble(
-                f"{connection.host}: {LOCK} could not be locked as root within {LOCK_TIMEOUT_S} s"
-                f" ({printable(held.trouble or first)[:300]}); "
-                f"look with: ssh {connection.host} sudo -n flock -n {LOCK} true"
+                f"{connection.host}: {where.lock} could not be locked{' as root' * where.root} "
+                f"within {LOCK_TIMEOUT_S} s ({printable(held.trouble or first)[:300]}); look with: "
+                f"ssh {connection.host} {'sudo -n ' * where.root}flock -n {where.lock} true"
             )
         waited = connection.run(
-            _WAIT.format(work=WORK, waiting=_WAITING),
-            root=True,
+            _WAIT.format(work=where.work, waiting=_WAITING),
+            root=where.root,
             timeout_s=WAIT_TIMEOUT_S,
             on_line=lambda text: note(text) if text.startswith(_WAITING) else line(text),
         )
         if not waited.ok:
             raise LockTrouble(
                 f"{connection.host}: what an earlier controller left running did not end within "
-                f"its time limit ({waited.trouble or 'still running'}); look at {WORK}/what and "
-                f"{WORK}/log there"
+                f"its time limit ({waited.trouble or 'still running'}); look at "
+                f"{where.work}/what and {where.work}/log there"
             )
         yield held.alive
     finally:

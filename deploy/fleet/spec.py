@@ -17,12 +17,27 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
 from deploy.fleet.errors import Fault
 
 NONE = "none"
 """The wish that a part is not managed on this host: nothing installed, nothing removed."""
+
+NEEDS_ROOT = (
+    *("driver", "driver_modules", "cuda", "cudnn", "nccl"),
+    *("library_path", "vendor_repository", "vendor_key_fingerprint"),
+)
+"""Wishes that only root can fulfil."""
+ROOTS_OWN = tuple(
+    f"/{name}/"
+    for name in (
+        *("bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "run", "sbin", "sys"),
+        *("usr", "var"),
+    )
+)
+"""Where ordinary users have no lasting directory of their own."""
 
 
 def _url(value: str) -> str:
@@ -47,7 +62,7 @@ def _place(value: str) -> str:
 
 
 def _path(value: str) -> str:
-    if not re.fullmatch(r"(/[A-Za-z0-9_][A-Za-z0-9._+\-]*)+", value):
+    if not re.fullmatch(r"(/\.?[A-Za-z0-9_][A-Za-z0-9._+\-]*)+", value):
         raise ValueError("wanted an absolute path of letters, digits, '.', '_', '+' and '-'")
     return value
 
@@ -128,6 +143,9 @@ class NodeSpec(BaseModel):
 
     prefix: Annotated[str, AfterValidator(_prefix)] = "/opt/gpufleet"
     """Where environments and tools live on the host."""
+    privileged: bool = True
+    """Root may be used. False: only the Python environment, everything below the prefix; a driver
+    and whatever else root would install count as they are found."""
     library_path: bool = False
     """Put /usr/local/cuda/lib64 in front of every program's loader path. Off: a system cuDNN or
     NCCL before the wheel's own breaks torch at the first convolution."""
@@ -152,6 +170,24 @@ class NodeSpec(BaseModel):
     """Folders on the host or pages that list wheels, searched besides the indexes. A folder must
     exist under the same path where the lock is made."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_root(cls, values: Any) -> Any:
+        """Without root nothing but the environment is managed: that is what `none` says."""
+        if not isinstance(values, dict) or values.get("privileged") is not False:
+            return values
+        wished = [key for key in NEEDS_ROOT if values.get(key, NONE) not in (None, NONE, False)]
+        faults = [f"{', '.join(wished)} cannot be had without root"] if wished else []
+        prefix = values.get("prefix", "/opt/gpufleet")
+        if isinstance(prefix, str) and prefix.startswith(ROOTS_OWN):
+            faults.append(
+                f"prefix {prefix} is root's to write: wanted a directory of the user's, as "
+                "/home/NAME/.local/share/gpufleet"
+            )
+        if faults:
+            raise ValueError(f"privileged = False: {'; '.join(faults)}")
+        return {**values, **dict.fromkeys(("driver", "cuda", "cudnn", "nccl"), NONE)}
+
 
 SPEC_KEYS = frozenset(NodeSpec.model_fields)
 
@@ -166,6 +202,9 @@ def read_spec(host: str, values: dict[str, Any]) -> tuple[NodeSpec | None, list[
 
 def _fault(host: str, detail: dict[str, Any]) -> Fault:
     key = ".".join(str(part) for part in detail["loc"])
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not key:  # of the whole spec; the message names the keys
+        return Fault(host, "", message)
     if detail["type"] == "extra_forbidden":
         from difflib import get_close_matches
 
@@ -174,5 +213,4 @@ def _fault(host: str, detail: dict[str, Any]) -> Fault:
         return Fault(host, key, f"unknown key{hint}")
     found = repr(detail["input"])
     found = found if len(found) <= 60 else found[:57] + "..."
-    message = str(detail["msg"]).removeprefix("Value error, ")
     return Fault(host, key, f"found {found}: {message[:1].lower() + message[1:]}")

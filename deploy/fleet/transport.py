@@ -88,12 +88,15 @@ class Connection:
             return Result(result.rc, result.out, result.err, result.seconds, why)
         return result
 
-    def run_script(self, script: str, *, timeout_s: float, limit: int = LIMIT) -> Result:
-        """Run a script through `sh -s` as root where that needs no question, else as ourselves.
+    def run_script(
+        self, script: str, *, timeout_s: float, limit: int = LIMIT, root: bool = True
+    ) -> Result:
+        """Run a script through `sh -s` as root where that is wished and needs no question, else as
+        ourselves.
 
         The script itself must say who ran it; what sudo said is in `err`.
         """
-        prefix = root_prefix(self._data) if self.user != "root" else ""
+        prefix = root_prefix(self._data) if root and self.user != "root" else ""
         if prefix.startswith("sudo") and self._data.get("_sudo_password"):
             return self.run("exec sh -s", stdin=script, timeout_s=timeout_s, root=True, limit=limit)
         line = f"sh -c '{prefix}sh -s || exec sh -s'" if prefix else "sh -s"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deploy.catalog.models import Catalogue
-from deploy.fleet.spec import NONE, NodeSpec
+from deploy.fleet.spec import NEEDS_ROOT, NONE, NodeSpec
 from deploy.solving.driver import newest_of_branches
 from deploy.solving.offers import Available, Unavailable
 from deploy.solving.parts import Answered
@@ -32,6 +32,8 @@ def suggestions(
     builds = dict.fromkeys(build.build for row in catalogue.torch for build in row.builds)
     for key in RELAXED:
         if getattr(spec, key) == getattr(default, key):
+            continue
+        if not spec.privileged and key in NEEDS_ROOT:
             continue
         for value in (getattr(default, key), *(builds if key == "torch_build" else ())):
             nearby = spec.model_copy(update={key: value})

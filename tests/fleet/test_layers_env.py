@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy import cuda, expected, os_base, pins, repository
+from deploy import cuda, os_base, pins, repository
 from deploy.apt import SOURCE
+from deploy.fleet.places import SYSTEM
 from tests.fleet.live import LiveFleet
 from tests.fleet.test_layers import DRIVER_ONLY, NEW, OLD, fresh, loaded, opened
 from tests.fleet.thin import Node
@@ -37,7 +38,7 @@ class TestOurFiles:
         pins.PATH,
         cuda.PROFILE,
         cuda.SERVICES,
-        expected.PATH,
+        SYSTEM.expected,
     )
 
     def test_edited_ones_are_written_again_and_nothing_else_happens(self, whole: Node) -> None:
