@@ -1,8 +1,7 @@
 """Progress of hosts that converge: live on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, Group
@@ -114,14 +113,3 @@ class _Row:
         self.doing = "begins"
         self.line = ""
         self.since = time.monotonic()
-
-
-@contextmanager
-def looking(stream: TextIO) -> Iterator[Callable[[int, int], None]]:
-    """Shows how many hosts have been looked at, on a terminal only; the value is called with
-    (done, total)."""
-    if not stream.isatty():
-        yield lambda done, total: None
-        return
-    with Console(file=stream).status("looking at hosts") as status:
-        yield lambda done, total: status.update(f"looked at {done} of {total} hosts")

@@ -74,13 +74,12 @@ def survey(
     fleet: Fleet,
     *,
     keep_open: bool = False,
-    progress: Callable[[int, int], None] | None = None,
     ended: Callable[[str], None] | None = None,
     at_once: int = 256,
 ) -> Survey:
     """Probe every host at once. One host that hangs, dies or lies costs only itself.
 
-    `progress` is told how many hosts are done, of how many; `ended` which one was done last.
+    `ended` is told the name of every host that is done.
     """
     found = Survey()
 
@@ -96,9 +95,7 @@ def survey(
         return facts, connection
 
     deadline = CONNECT_S + PROBE_S + 5 + queue_s(fleet.hosts.values(), CONNECT_S)
-    for done, (name, result) in enumerate(
-        on_each(fleet.hosts.values(), visit, deadline_s=deadline, at_once=at_once), start=1
-    ):
+    for name, result in on_each(fleet.hosts.values(), visit, deadline_s=deadline, at_once=at_once):
         if isinstance(result, BadProbe | Unreachable | TimeoutError):
             found.failed[name] = str(result)
             if isinstance(result, BadProbe):
@@ -111,8 +108,6 @@ def survey(
                 found.connections[name] = connection
         if ended is not None:
             ended(name)
-        if progress is not None:
-            progress(done, len(fleet.hosts))
     for name, other in twins(found.facts, fleet.hosts).items():
         del found.facts[name]
         found.failed[name] = f"{name}: is the same machine as {other}: name it once"

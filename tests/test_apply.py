@@ -49,16 +49,16 @@ class Lab:
     def part(self, host: str, name: str, text: str = "1") -> None:
         (self.hosts[host].root / "opt/gpufleet/parts" / name).write_text(f"{text}\n")
 
-    def survey(self, fleet: Fleet, *, progress: Any) -> Survey:
+    def survey(self, fleet: Fleet, *, ended: Any) -> Survey:
         found = Survey()
         self.surveyed = list(fleet.hosts)
-        for done, (name, host) in enumerate(fleet.hosts.items(), start=1):
+        for name, host in fleet.hosts.items():
             if name in self.unreachable:
                 found.failed[name] = self.unreachable[name]
             else:
                 connection = self.hosts[name].connect()
                 found.facts[name] = staged.probe(connection, host.spec)
-            progress(done, len(fleet.hosts))
+            ended(name)
         return found
 
     def answers(self, fleet: Fleet, found: Survey, lock: Lock | None) -> dict[str, Solution]:

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from deploy.outcome import Outcome
-from deploy.progress import SHOWN, Progress, looking
+from deploy.progress import SHOWN, Progress
 from deploy.steps import Step
 
 
@@ -73,13 +73,3 @@ def test_what_is_in_flight_is_told_by_host_and_step() -> None:
     shown.finished(Outcome(host="b", status="converged", message=""))
     (line,) = shown.in_flight()
     assert line.startswith("a: 1/2 driver: driver is there (for 0 s)")
-
-
-def test_the_look_at_hosts_is_silent_without_a_terminal() -> None:
-    stream = io.StringIO()
-    with looking(stream) as told:
-        told(1, 2)
-    assert stream.getvalue() == ""
-    screen = Terminal()
-    with looking(screen) as told:
-        told(1, 2)

@@ -6,8 +6,8 @@ import re
 import gevent
 import pytest
 
-from deploy import waiting
-from deploy.waiting import Waiting
+from deploy.fleet import waiting
+from deploy.fleet.waiting import Waiting
 
 
 class Terminal(io.StringIO):

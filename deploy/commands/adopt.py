@@ -8,9 +8,9 @@ from deploy.adopting import adopt
 from deploy.catalog import load
 from deploy.commands.lock import finish
 from deploy.fleet.inventory import read_inventory
+from deploy.fleet.waiting import Waiting
 from deploy.lock import lock_path, read_lock
 from deploy.locking import no_facts
-from deploy.progress import looking
 from deploy.survey import survey
 
 
@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     wave = fleet.limit(arguments.limit) if arguments.limit is not None else fleet
     path = lock_path(Path(arguments.inventory))
     old = read_lock(path)
-    with looking(sys.stderr if arguments.json else sys.stdout) as progress:
-        found = survey(wave, progress=progress)
+    with Waiting("looking", wave.hosts, sys.stderr) as waiting:
+        found = survey(wave, ended=waiting.ended)
     catalogue = load()
     solutions = {
         name: adopt(host.spec, found.facts[name], catalogue, old)

@@ -18,11 +18,12 @@ from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.names import fold
 from deploy.fleet.redact import Redactor, secrets_of
 from deploy.fleet.runs import Run
+from deploy.fleet.waiting import Waiting
 from deploy.lock import Lock, lock_path, read_lock, write_lock
 from deploy.locking import answers, new_lock
 from deploy.outcome import exit_code, show, write_json
 from deploy.plan import HostPlan
-from deploy.progress import Progress, looking
+from deploy.progress import Progress
 from deploy.reboot import DEADLINE_S
 from deploy.show_plan import View, render
 from deploy.stack import Solution
@@ -71,8 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     code = None
     try:
         # A lock is always of the whole fleet; so is the look at it that makes one.
-        with looking(say) as progress:
-            found = survey(wave if lock else fleet, progress=progress)
+        asked = wave if lock else fleet
+        with Waiting("looking", asked.hosts, sys.stderr) as waiting:
+            found = survey(asked, ended=waiting.ended)
         solutions = answers(wave if lock else fleet, found, lock)
         if lock is None:
             lock = make_lock(fleet, solutions, path, say)

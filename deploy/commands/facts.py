@@ -15,9 +15,9 @@ from pathlib import Path
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, named_hosts, read_inventory
+from deploy.fleet.waiting import Waiting
 from deploy.show_facts import show_facts
 from deploy.survey import Survey, survey
-from deploy.waiting import Waiting
 
 SCHEMA = 1
 """Of the JSON document; a host's facts carry the version of the probe."""

@@ -9,9 +9,9 @@ from typing import TextIO
 
 from deploy.fleet import exits
 from deploy.fleet.inventory import Fleet, read_inventory
+from deploy.fleet.waiting import Waiting
 from deploy.lock import Lock, lock_path, read_lock, spec_digest, write_lock
 from deploy.locking import UNREACHABLE, chosen, new_lock, solve_fleet
-from deploy.progress import looking
 from deploy.show_lock import changes, warnings, without
 from deploy.stack import Solution
 from deploy.survey import survey
@@ -36,11 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     path = lock_path(Path(arguments.inventory))
     old = read_lock(path)
     todo = _to_solve(wave, old, upgrade=arguments.upgrade)
-    say = sys.stderr if arguments.json else sys.stdout
     solutions: dict[str, Solution] = {}
     if todo.hosts:
-        with looking(say) as progress:
-            found = survey(todo, keep_open=True, progress=progress)
+        with Waiting("looking", todo.hosts, sys.stderr) as waiting:
+            found = survey(todo, keep_open=True, ended=waiting.ended)
         try:
             solutions = solve_fleet(todo, found)
         finally:

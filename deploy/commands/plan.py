@@ -12,10 +12,10 @@ from rich.text import Text
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
+from deploy.fleet.waiting import Waiting
 from deploy.lock import lock_path, read_lock
 from deploy.locking import answers, solve_fleet
 from deploy.plan import HostPlan, plan_host
-from deploy.progress import looking
 from deploy.show_plan import Line, View, counts, explain, render
 from deploy.stack import Solution
 from deploy.steps import Wanted
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     if lock is not None:
         answers(fleet, Survey(), lock)  # refuses a stale lock before any connection is made
     say = sys.stderr if arguments.json == "-" else sys.stdout
-    with looking(sys.stderr) as progress:
-        found = survey(fleet, progress=progress)
+    with Waiting("looking", fleet.hosts, sys.stderr) as waiting:
+        found = survey(fleet, ended=waiting.ended)
     solutions = answers(fleet, found, lock)
     plans = make_plans(fleet, found, solutions)
     view = View(

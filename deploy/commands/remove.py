@@ -20,8 +20,8 @@ from deploy.fleet.names import fold
 from deploy.fleet.places import places
 from deploy.fleet.runs import Run, controller, now, printable
 from deploy.fleet.transport import Unreachable, connect, on_each
+from deploy.fleet.waiting import Waiting
 from deploy.outcome import Outcome, exit_code, show
-from deploy.progress import looking
 from deploy.removal import LOOK_S, REMOVE_S, RemovalFailed, look, remove
 from deploy.survey import BadProbe, probe
 
@@ -73,10 +73,10 @@ def examine(wave: Fleet) -> tuple[dict[str, Outcome], dict[str, Found]]:
     """Outcomes of hosts that are done or cannot be done, and what is on the others."""
     outcomes: dict[str, Outcome] = {}
     found: dict[str, Found] = {}
-    with looking(sys.stdout) as progress:
+    with Waiting("looking", wave.hosts, sys.stderr) as waiting:
         results = on_each(wave.hosts.values(), _examine, deadline_s=LOOK_S + 60)
-        for done, (name, result) in enumerate(results, start=1):
-            progress(done, len(wave.hosts))
+        for name, result in results:
+            waiting.ended(name)
             if isinstance(result, Exception):
                 outcomes[name] = _broken(name, result)
             elif not result.paths:
