@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,8 +49,8 @@ def small(room: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 
 
 @pytest.fixture
-def prefix(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "host/opt"
+def prefix(tmp_path: Path) -> Path:
+    return tmp_path / "host/opt"
 
 
 def on_host(
