@@ -1,0 +1,263 @@
+"""Whether a check makes sense on a host: decided before the run, from what is known. Pure.
+
+Travels to the host: standard library only, Python 3.10. A check that does not apply is *not
+asked*, with the reason. One that applies and cannot be looked at is *not-run*, and names the check
+whose finding explains it where there is one. Unknown never means that it does not apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from verify.checks import LEVELS, Check
+
+AMPERE = (8, 0)
+"""Compute capability from which on memory rows are remapped; before it pages are retired
+(docs.nvidia.com, "GPU Memory Error Management", research: verification 1.4)."""
+COMPLETED = 3
+"""NVML's state of a GPU that is registered with its fabric (NVML_GPU_FABRIC_STATE_COMPLETED)."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is known of a host before its checks are asked."""
+
+    asked: dict[str, Any]
+    """The request: host, level, prefix ..."""
+    report: dict[str, Any]
+    """What verify/payload/host_report.py says."""
+    expected: dict[str, Any] | None
+    expected_from: str
+    """lock, host, file or none."""
+    own: dict[str, Any] | None
+    """The host's own expected state."""
+    own_fault: str
+    """Why the host's own expected state cannot be used; "" when it can or there is none."""
+    record: dict[str, Any] | None
+    """GPUs of the last good run."""
+    record_fault: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """asked, or else why not, and for not-run the check whose finding explains it."""
+
+    kind: str = "asked"
+    reason: str = ""
+    because: str = ""
+
+
+ASKED = Answer()
+
+
+def not_asked(reason: str) -> Answer:
+    """It makes no sense here."""
+    return Answer("not-asked", reason)
+
+
+def not_run(reason: str, because: str = "") -> Answer:
+    """It makes sense here and cannot be looked at."""
+    return Answer("not-run", reason, because)
+
+
+def applies(check: Check, scene: Scene) -> Answer:
+    """Whether a check is asked of a host; what does not apply goes before what cannot be seen."""
+    level = scene.asked["level"]
+    if LEVELS.index(check.level) > LEVELS.index(level):
+        return not_asked(f"level {check.level} asks it; this is {level}")
+    answers = [NEEDS[need](scene) for need in check.needs]
+    for kind in ("not-asked", "not-run"):
+        for answer in answers:
+            if answer.kind == kind:
+                return answer
+    return ASKED
+
+
+# ---- hardware and driver
+
+
+def _gpus(scene: Scene) -> Answer:
+    report, expected = scene.report, scene.expected or {}
+    if report["pci"]["gpus"] or report["nvml"]["gpus"] or expected.get("gpus") or scene.record:
+        return ASKED
+    if report["pci"]["error"]:
+        return not_run(f"the PCI bus could not be read: {report['pci']['error']}")
+    return not_asked("no NVIDIA GPU is on the PCI bus, and none is expected")
+
+
+def _driver(scene: Scene) -> Answer:
+    gpus = _gpus(scene)
+    if gpus != ASKED:
+        return gpus
+    modules = scene.report["modules"]
+    unwanted = scene.expected is not None and scene.expected["driver"] is None
+    if unwanted and not any(modules[key] for key in ("error", "loaded", "installed")):
+        return not_asked("no driver is expected on this host, and there is none")
+    return ASKED
+
+
+def _nvml(scene: Scene) -> Answer:
+    driver = _driver(scene)
+    if driver != ASKED:
+        return driver
+    nvml = scene.report["nvml"]
+    if nvml["state"] == "ok":
+        return ASKED
+    return not_run(f"NVML did not answer ({nvml['state']})", because="nvml.answers")
+
+
+def _nvswitches(scene: Scene) -> Answer:
+    report, expected = scene.report, scene.expected or {}
+    if report["pci"]["nvswitches"] or expected.get("nvswitches") or expected.get("fabric"):
+        return ASKED
+    if report["pci"]["error"]:
+        return not_run(f"the PCI bus could not be read: {report['pci']['error']}")
+    return not_asked("no NVSwitch is on the PCI bus, and none is expected")
+
+
+def _some(scene: Scene, field: str, without: str) -> Answer:
+    """Some GPU has `field`, or answers nothing at all: then the check says what it cannot see."""
+    nvml = _nvml(scene)
+    if nvml != ASKED:
+        return nvml
+    for gpu in scene.report["nvml"]["gpus"]:
+        if gpu["lost"] or gpu[field] is not None or field in gpu["errors"]:
+            return ASKED
+    return not_asked(without)
+
+
+def _ecc(scene: Scene) -> Answer:
+    return _some(scene, "ecc", "no GPU here has error correction that NVML can count")
+
+
+def _remap(scene: Scene) -> Answer:
+    before = "rows are remapped from Ampere on (compute capability 8.0); gpu.retired-pages asks"
+    return _some(scene, "remap", before)
+
+
+def _retired(scene: Scene) -> Answer:
+    since = "pages are retired before Ampere only (compute capability 8.0); gpu.remap-* ask"
+    return _some(scene, "retired", since)
+
+
+def _mig(scene: Scene) -> Answer:
+    return _some(scene, "mig", "no GPU here can be partitioned")
+
+
+def _record(scene: Scene) -> Answer:
+    if scene.record_fault:
+        return not_run(scene.record_fault)
+    if scene.record is None:
+        return not_asked("no good run is recorded yet; this one becomes it when all is well")
+    return ASKED
+
+
+# ---- expected state
+
+
+def _expected(scene: Scene) -> Answer:
+    if scene.expected is not None:
+        return ASKED
+    if scene.own_fault:
+        return not_run(scene.own_fault, because="host.expected")
+    return not_asked(
+        "no expected state: no lock was given and the host has none of its own; "
+        "`gpufleet adopt` or `gpufleet apply` writes it"
+    )
+
+
+def _own_state(scene: Scene) -> Answer:
+    if scene.own_fault or scene.expected_from in {"lock", "file"}:
+        return ASKED
+    return not_asked("no lock was given that the host's own expected state could differ from")
+
+
+def _expected_part(key: str, without: str) -> Callable[[Scene], Answer]:
+    def answer(scene: Scene) -> Answer:
+        expected = _expected(scene)
+        if expected != ASKED:
+            return expected
+        assert scene.expected is not None
+        return ASKED if scene.expected[key] else not_asked(without)
+
+    return answer
+
+
+# ---- environment
+
+
+def _environment(scene: Scene) -> Answer:
+    if scene.expected is not None:
+        if scene.expected["environment"] is not None:
+            return ASKED
+        return not_asked("no Python environment is expected on this host")
+    if scene.report["torch"]["state"] == "absent":
+        prefix = scene.asked["prefix"]
+        return not_asked(f"no Python environment at {prefix}/env, and none is expected")
+    return ASKED
+
+
+def _torch(scene: Scene) -> Answer:
+    environment = _environment(scene)
+    if environment != ASKED:
+        return environment
+    torch = scene.report["torch"]
+    if torch["state"] == "ok":
+        return ASKED
+    return not_run(f"torch did not answer ({torch['state']})", because="env.works")
+
+
+def _cuda_build(scene: Scene) -> Answer:
+    torch = _torch(scene)
+    if torch != ASKED:
+        return torch
+    expected = scene.expected
+    build = expected["environment"]["build"] if expected else ""
+    if build == "cpu" or (not build and scene.report["torch"]["cuda"] is None):
+        return not_asked("torch's CPU build uses no GPU")
+    return ASKED
+
+
+def _idle(scene: Scene) -> Answer:
+    busy = who(scene.report)
+    if busy:
+        return not_run(f"busy: {'; '.join(busy[:3])}; no load is put on a host in use")
+    if not scene.report["holders"]["complete"]:
+        error = scene.report["holders"]["error"]
+        return not_run(f"who uses the GPUs could not be read: {error}; no load is put on it")
+    return ASKED
+
+
+def who(report: dict[str, Any]) -> list[str]:
+    """Who uses the GPUs of a host, one line each: Slurm's jobs, then processes."""
+    lines = [f"job {job['id']} of {job['user']}" for job in report["holders"]["jobs"]]
+    for process in report["holders"]["processes"]:
+        gpus = ", ".join(str(index) for index in process["gpus"])
+        on = f" on GPU {gpus}" if gpus else ""
+        lines.append(f"{process['command']} (pid {process['pid']}) of {process['user']}{on}")
+    return lines
+
+
+NEEDS: dict[str, Callable[[Scene], Answer]] = {
+    "gpus": _gpus,
+    "driver": _driver,
+    "nvml": _nvml,
+    "nvswitches": _nvswitches,
+    "ecc": _ecc,
+    "remap": _remap,
+    "retired": _retired,
+    "mig": _mig,
+    "record": _record,
+    "expected": _expected,
+    "own-state": _own_state,
+    "locked-driver": _expected_part("driver", "no driver is expected on this host"),
+    "locked-packages": _expected_part("packages", "no package is locked for this host"),
+    "locked-environment": _expected_part("environment", "no Python environment is expected"),
+    "environment": _environment,
+    "torch": _torch,
+    "cuda-build": _cuda_build,
+    "idle": _idle,
+}
+"""What a check may need: name -> whether it is there, and why not."""

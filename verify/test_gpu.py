@@ -1,0 +1,308 @@
+"""The GPUs of a host: all there, the same as ever, whole, and with a full link."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verify.applies import Scene
+from verify.checks import HOST, Component, Look, check
+from verify.gpus import (
+    answering,
+    at_slot,
+    is_out_of_reach,
+    lost_gpus,
+    out_of_reach,
+    part,
+    same_slot,
+)
+from verify.xids import kind
+
+ACCEPT = "if they were changed on purpose: gpufleet verify --accept-hardware"
+
+
+@check(
+    "gpu.count",
+    needs=("gpus",),
+    action="service",
+    source="research: verification 1.3; Azure NHC and OCI count NVML against PCI, 1.14 row 10",
+    fault="gpu-gone:1",
+)
+def test_count(scene: Scene, look: Look) -> None:
+    """NVML, the PCI bus and the expected state agree on the number of GPUs."""
+    _on_the_bus(scene, look)
+    nvml, pci = scene.report["nvml"], scene.report["pci"]
+    if nvml["state"] != "ok":
+        why = f"NVML did not answer ({nvml['state']})"
+        look.unknown(HOST, "GPUs that NVML shows", why=why, because="nvml.answers")
+        return
+    shown = [gpu["slot"] for gpu in (*nvml["gpus"], *lost_gpus(scene))]
+    for one in pci["gpus"]:
+        look.at(
+            at_slot(one["slot"], scene),
+            "GPU that is on the PCI bus",
+            found="in NVML"
+            if any(same_slot(slot, one["slot"]) for slot in shown)
+            else "not in NVML",
+            expected="in NVML",
+            action="reboot",
+            because="gpu.answers" if is_out_of_reach(scene, one["slot"]) else "",
+        )
+    nameless = [gpu for gpu in lost_gpus(scene) if not gpu["slot"]]
+    look.at(
+        HOST,
+        "GPUs that NVML counts",
+        found=nvml["count"],
+        expected=len(nvml["gpus"]),
+        action="reboot",
+        because="gpu.answers" if nameless else "",
+    )
+
+
+def _on_the_bus(scene: Scene, look: Look) -> None:
+    pci, expected = scene.report["pci"], scene.expected
+    if pci["error"]:
+        look.unknown(HOST, "GPUs on the PCI bus", why=pci["error"])
+        return
+    wanted, baseline = (expected or {}).get("gpus"), scene.expected_from
+    if wanted is None:
+        if scene.record is None:
+            return
+        wanted, baseline = len(scene.record["gpus"]), "history"
+    found = len(pci["gpus"])
+    gone = [
+        gpu
+        for gpu in (scene.record["gpus"] if scene.record else [])
+        if not any(same_slot(gpu["slot"], one["slot"]) for one in pci["gpus"])
+    ]
+    if found >= wanted or len(gone) != wanted - found:
+        more = f"; {ACCEPT}, then gpufleet lock" if found > wanted else ""
+        look.at(
+            HOST,
+            "GPUs on the PCI bus",
+            found=found,
+            expected=f"{wanted}{more}",
+            held=found == wanted,
+            verdict="degraded" if found > wanted else "fail",
+            action="keep" if found > wanted else "",
+            baseline=baseline,
+        )
+        return
+    for gpu in gone:  # as many as are missing: these are the missing ones
+        look.at(
+            part(gpu),
+            "GPU on the PCI bus",
+            found=f"gone: the bus shows {found} GPUs",
+            expected=f"{wanted} GPUs, this one as in the last good run",
+            held=False,
+            baseline=baseline,
+        )
+
+
+@check(
+    "gpu.answers",
+    needs=("gpus",),
+    action="reboot",
+    source="NVML_ERROR_GPU_IS_LOST, NVML API; `rev ff`: OCI check_gpu_setup, research 1.3",
+    fault="gpu-lost:1",
+)
+def test_answers(scene: Scene, look: Look) -> None:
+    """Every GPU on the PCI bus answers, and to the nvidia driver."""
+    pci, loaded = scene.report["pci"], "nvidia" in scene.report["modules"]["loaded"]
+    if pci["error"]:
+        look.unknown(HOST, "GPUs on the PCI bus", why=pci["error"])
+    if not pci["gpus"] and not pci["error"]:
+        why = "none is on the PCI bus"
+        look.unknown(HOST, "GPUs on the PCI bus", why=why, because="gpu.count")
+    silent = out_of_reach(scene)
+    for one in pci["gpus"]:
+        component, why = at_slot(one["slot"], scene), silent.get(one["slot"].partition(".")[0], "")
+        nouveau = one["driver"] == "nouveau"
+        unbound = not one["driver"] and not why
+        if unbound and not loaded:
+            because = _why_unloaded(scene)
+            look.unknown(component, "this GPU", why="no driver is loaded", because=because)
+            continue
+        look.at(
+            component,
+            "this GPU",
+            found=why or ("bound to no driver" if unbound else "answers"),
+            expected="answers",
+            action="keep" if one["driver"] == "vfio-pci" else "reboot",
+            because="driver.nouveau" if nouveau else "",
+        )
+    for gpu in lost_gpus(scene):
+        if not any(same_slot(gpu["slot"], one["slot"]) for one in pci["gpus"]):
+            look.at(part(gpu), "this GPU", found="NVML says that it is lost", expected="answers")
+    for gpu in scene.report["nvml"]["gpus"]:
+        wish = gpu["recovery_action"]
+        if wish is not None and not gpu["lost"]:
+            said, action = RECOVERY.get(wish, (f"recovery action {wish}", "drain"))
+            look.at(
+                part(gpu),
+                "what the driver itself wants done about this GPU",
+                found=said,
+                expected="nothing",
+                action=action,
+                because=_known_reason(gpu, scene),
+            )
+
+
+RECOVERY = {
+    0: ("nothing", "keep"),
+    1: ("a reset of the GPU", "reset"),
+    2: ("a reboot of the host", "reboot"),
+    3: ("no more peer traffic", "drain"),
+    4: ("no more jobs, then a reset", "reset"),
+    5: ("recovery of IMEX", "drain"),
+    6: ("a reset of its bus", "reset"),
+    7: ("a reboot of the system", "reboot"),
+}
+"""NVML field 230, driver 570 and newer (nvml.h; research: verification 6.2, DCGM issue 263)."""
+
+
+def _known_reason(gpu: dict[str, Any], scene: Scene) -> str:
+    """The check that says why the driver wants something done; "" when none does."""
+    if (gpu["remap"] or {}).get("pending"):
+        return "gpu.remap-pending"
+    if (gpu["remap"] or {}).get("failed"):
+        return "gpu.remap-failed"
+    if (gpu["ecc"] or {}).get("uncorrected"):
+        return "gpu.ecc"
+    events = [one for one in scene.report["log"]["xids"] if same_slot(one["slot"], gpu["slot"])]
+    return "gpu.xid" if any(kind(one["code"]) == "hardware" for one in events) else ""
+
+
+def _why_unloaded(scene: Scene) -> str:
+    return "nvml.answers" if scene.report["nvml"]["state"] != "ok" else ""
+
+
+@check(
+    "gpu.identity",
+    needs=("nvml", "record"),
+    source="research: verification 1.3 (a swapped card); record of the host's last good run",
+    fault="nvml:1:serial=9999999999999",
+)
+def test_identity(scene: Scene, look: Look) -> None:
+    """The GPUs are those of the last good run: model, UUID and serial number."""
+    gpus, record = scene.report["nvml"]["gpus"], scene.record
+    assert record is not None
+    since = f"as in the good run of {record['time']}"
+    there = {one["slot"].partition(".")[0] for one in scene.report["pci"]["gpus"]}
+    for old in record["gpus"]:
+        now = next((gpu for gpu in gpus if same_slot(gpu["slot"], old["slot"])), None)
+        if now is None or now["lost"]:
+            because = "gpu.answers" if old["slot"].partition(".")[0] in there else "gpu.count"
+            look.unknown(part(old), "identity", why="this GPU does not answer", because=because)
+            continue
+        for field, verdict in (("name", "fail"), ("uuid", "degraded"), ("serial", "degraded")):
+            if now[field] is None and field in now["errors"]:
+                look.unknown(part(now), field, why=now["errors"][field])
+                continue
+            look.at(
+                part(now),
+                f"{field}, {since}",
+                found=now[field] or "",
+                expected=old[field],
+                verdict=verdict,
+                baseline="history",
+                evidence=(ACCEPT,),
+            )
+    for gpu in gpus:
+        if not gpu["lost"] and not any(same_slot(gpu["slot"], o["slot"]) for o in record["gpus"]):
+            look.at(
+                part(gpu),
+                "GPU in this slot",
+                found=gpu["name"],
+                expected=f"none, {since}",
+                verdict="degraded",
+                baseline="history",
+                evidence=(ACCEPT,),
+            )
+
+
+@check(
+    "gpu.pcie-width",
+    needs=("nvml",),
+    action="service",
+    source="NVML API: current and maximum link width; research: verification 1.6 (an idle GPU "
+    "lowers the generation, not the width; a part made for x8 has 8 as its maximum)",
+    fault="nvml:1:pcie_width=8",
+)
+def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
+    """Every GPU's link to the host is as wide as it can be."""
+    slots = {one["slot"].partition(".")[0]: one for one in scene.report["pci"]["gpus"]}
+    for gpu in answering(gpus, scene, look):
+        pcie, bus = gpu["pcie"] or {}, slots.get((gpu["slot"] or "").partition(".")[0], {})
+        seen = {
+            "NVML": (pcie.get("width"), pcie.get("width_max")),
+            "sysfs": (bus.get("width"), bus.get("width_max")),
+        }
+        known = {where: pair for where, pair in seen.items() if None not in pair and pair[1]}
+        if not known:
+            errors = [text for name, text in gpu["errors"].items() if name.startswith("pcie")]
+            why = "; ".join(errors) or "neither NVML nor sysfs tells it"
+            look.unknown(part(gpu), "width of the link", why=why)
+            continue
+        width, most = min(known.values(), key=lambda pair: pair[0] / pair[1])
+        look.at(
+            part(gpu),
+            "width of the link to the host",
+            found=f"x{width}",
+            expected=f"x{most}",
+            verdict="degraded",
+            baseline="physics",
+            evidence=[f"{name}: x{pair[0]} of x{pair[1]}" for name, pair in known.items()],
+        )
+
+
+@check(
+    "gpu.persistence",
+    needs=("nvml",),
+    source="docs.nvidia.com, Driver Persistence; research: verification 1.2",
+    fault="persistence-off",
+)
+def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: Look) -> None:
+    """The driver keeps its state while no process uses a GPU."""
+    for service in (scene.expected or {}).get("services", []):
+        if "persistenced" in service:
+            look.at(
+                Component(kind="service", name=service),
+                "service",
+                found="running" if host.service(service).is_running else "not running",
+                expected="running",
+                verdict="degraded",
+                evidence=(f"systemctl status {service}",),
+            )
+    for gpu in answering(gpus, scene, look):
+        if gpu["persistence"] is None:
+            why = gpu["errors"].get("persistence", "this driver knows none")
+            look.unknown(part(gpu), "persistence mode", why=why)
+            continue
+        look.at(
+            part(gpu),
+            "persistence mode",
+            found="on" if gpu["persistence"] else "off",
+            expected="on",
+            verdict="degraded",
+        )
+
+
+@check(
+    "gpu.mig",
+    needs=("nvml", "mig"),
+    source="NVML API: MIG mode; torch sees slices, research: verification 1.3",
+    fault="mig:1",
+)
+def test_mig(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
+    """No GPU is partitioned: training across whole GPUs is what a host is asked for."""
+    for gpu in answering(gpus, scene, look):
+        if gpu["mig"] is None and "mig" in gpu["errors"]:
+            look.unknown(part(gpu), "MIG mode", why=gpu["errors"]["mig"])
+        else:
+            look.at(
+                part(gpu),
+                "MIG mode",
+                found="on" if gpu["mig"] else "off",
+                expected="off",
+                verdict="degraded",
+            )

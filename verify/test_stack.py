@@ -1,0 +1,255 @@
+"""The installed stack: every package at its locked version, and all of them from one origin."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from verify.applies import Scene
+from verify.checks import HOST, Component, Look, check
+
+GPU_PACKAGES = ("nvidia-*", "libnvidia-*", "cuda-*", "libcuda*", "cudnn*", "libcudnn*", "libnccl*")
+"""Debian names of the vendor's packages (research: provisioning 2.6), as dpkg's patterns."""
+LEFTOVERS = (
+    "/usr/bin/nvidia-uninstall",
+    "/usr/bin/nvidia-installer",
+    "/usr/local/cuda/bin/cuda-uninstaller",
+)
+"""What the vendor's .run files leave, each with the way to undo them."""
+_INSTALLED = "dpkg-query -W -f '${db:Status-Abbrev}\\t${Package}\\t${Version}\\n'"
+
+
+def installed(host: Any, *patterns: str) -> dict[str, str] | None:
+    """Packages that dpkg has configured -> version; None where dpkg does not say."""
+    words = " ".join(["%s"] * len(patterns))
+    asked = host.run(f"{_INSTALLED.replace('%', '%%')} -- {words}", *patterns)
+    if asked.rc not in (0, 1):  # 1: one of the names is not known
+        return None
+    found = {}
+    for line in asked.stdout.splitlines():
+        state, _, rest = line.partition("\t")
+        name, _, version = rest.partition("\t")
+        if state[1:2] == "i" and version:
+            found[name] = version
+    return found
+
+
+@check(
+    "stack.packages",
+    needs=("locked-packages",),
+    source="lock: exact versions; research: provisioning 2.7, how pins fail",
+    fault="other-package",
+)
+def test_packages(scene: Scene, host: Any, look: Look) -> None:
+    """CUDA, cuDNN, NCCL and the driver's packages are installed at their locked versions."""
+    expected = scene.expected
+    assert expected is not None
+    found = installed(host, *expected["packages"])
+    if found is None:
+        look.unknown(HOST, "installed packages", why="dpkg-query does not answer")
+        return
+    for name, version in expected["packages"].items():
+        look.at(
+            Component(kind="package", name=name),
+            "installed version",
+            found=found.get(name, "not installed"),
+            expected=version,
+            baseline=scene.expected_from,
+            evidence=("gpufleet plan shows the way back",),
+        )
+
+
+@check(
+    "stack.origin",
+    source="research: provisioning 2.6 (one origin per host; refuse mixed) and 4 row 3",
+    fault="second-origin",
+)
+def test_origin(host: Any, look: Look) -> None:
+    """GPU packages come from one repository, and nothing came from a .run file."""
+    for path in LEFTOVERS:
+        there = host.run("if [ -e %s ]; then dpkg-query -S %s; else exit 44; fi", path, path)
+        look.at(
+            Component(kind="file", name=path),
+            "what the vendor's .run file installs",
+            found="there, of no package" if there.rc not in (0, 44) else "none",
+            expected="none",
+            evidence=("its own uninstaller takes it away",),
+        )
+    packages = installed(host, *GPU_PACKAGES)
+    if packages is None:
+        look.unknown(HOST, "origin of GPU packages", why="dpkg-query does not answer")
+        return
+    if not packages:
+        return
+    words = " ".join(["%s"] * len(packages))
+    asked = host.run(f"LC_ALL=C apt-cache policy {words}", *packages)
+    tables = policies(asked.stdout)
+    lacking = packages.keys() - tables.keys()
+    if asked.rc != 0 or lacking:
+        why = f"apt-cache policy says nothing of {', '.join(sorted(lacking)) or 'them'}"
+        look.unknown(HOST, "origin of GPU packages", why=why)
+        return
+    home = main_repository(tables)
+    if not home:
+        why = "no repository offers any of them: apt's lists are missing (apt-get update)"
+        look.unknown(HOST, "origin of GPU packages", why=why)
+        return
+    for name, table in sorted(tables.items()):
+        mine = table.offers.get(table.installed, [])
+        component = Component(kind="package", name=name)
+        look.at(
+            component,
+            f"origin of {table.installed}",
+            found=", ".join(mine) or "no repository offers it",
+            expected=home,
+            held=home in mine,
+            verdict="fail" if mine else "degraded",
+        )
+        following = table.offers.get(table.candidate, [])
+        if table.candidate != table.installed:
+            look.at(
+                component,
+                f"origin of {table.candidate}, which the next upgrade takes",
+                found=", ".join(following) or "nothing offers it",
+                expected=home,
+                held=home in following,
+                verdict="degraded",
+            )
+
+
+class Policy:
+    """What apt knows of one package."""
+
+    def __init__(self) -> None:
+        self.installed = self.candidate = ""
+        self.offers: dict[str, list[str]] = {}
+        """Version -> the repositories that offer it."""
+
+
+def policies(text: str) -> dict[str, Policy]:
+    """Tables of `apt-cache policy`, by package."""
+    found: dict[str, Policy] = {}
+    table, version = Policy(), ""
+    for line in text.splitlines():
+        if head := re.fullmatch(r"(\S+?)(?::\w+)?:", line):
+            table = found[head[1]] = Policy()
+        elif words := re.fullmatch(r"  (Installed|Candidate): (\S+)", line):
+            setattr(table, words[1].lower(), "" if words[2] == "(none)" else words[2])
+        elif words := re.fullmatch(r" (?:\*\*\*|   ) (\S+) -?\d+", line):
+            version = words[1]
+            table.offers[version] = []
+        elif words := re.fullmatch(r" {8,}-?\d+ (?!/var/lib/dpkg/)(\S+)(?: .*)?", line):
+            table.offers.setdefault(version, []).append(words[1].rstrip("/"))
+    return found
+
+
+def main_repository(tables: dict[str, Policy]) -> str:
+    """The repository that offers most of the installed versions; "" when none offers any."""
+    votes: dict[str, int] = {}
+    for table in tables.values():
+        for url in table.offers.get(table.installed, []):
+            votes[url] = votes.get(url, 0) + 1
+    return max(sorted(votes), key=lambda url: votes[url], default="")
+
+
+@check(
+    "env.works",
+    needs=("environment",),
+    source="research: verification 5.2 (proof by the very environment that was installed)",
+    fault="env-broken",
+)
+def test_env(scene: Scene, host: Any, look: Look) -> None:
+    """The environment's Python starts, imports torch, and both have the expected versions."""
+    torch = scene.report["torch"]
+    wanted = (scene.expected or {}).get("environment") or {}
+    environment = Component(kind="environment", name=wanted.get("id", ""))
+    if torch["state"] == "hung":
+        why = f"no answer in time; it was at: {torch['stage'] or 'its start'}"
+        look.unknown(environment, "import torch", why=why, hung=True)
+        return
+    where = torch["executable"] or wanted.get("path", "")
+    look.at(
+        environment,
+        "import torch",
+        found="works" if torch["state"] == "ok" else torch["error"] or torch["state"],
+        expected="works",
+        held=torch["state"] == "ok",
+        evidence=(f"{where}: gpufleet apply builds it anew",),
+    )
+    if not wanted:
+        return
+    baseline = scene.expected_from
+    if torch["python"] is not None:
+        minor = ".".join(torch["python"].split(".")[:2])
+        look.at(environment, "Python", found=minor, expected=wanted["python"], baseline=baseline)
+    if torch["version"] is not None:
+        public, _, build = torch["version"].partition("+")
+        look.at(environment, "torch", found=public, expected=wanted["torch"], baseline=baseline)
+        if build:
+            look.at(
+                environment, "torch's build", found=build, expected=wanted["build"],
+                baseline=baseline,
+            )  # fmt: skip
+    current = host.run("readlink -f %s", f"{scene.asked['prefix']}/env").stdout.strip()
+    mine = host.run("readlink -f %s", wanted["path"]).stdout.strip()
+    look.at(
+        environment,
+        f"{scene.asked['prefix']}/env, which users start",
+        found=current or "nothing",
+        expected=mine or wanted["path"],
+        baseline=baseline,
+    )
+
+
+@check(
+    "env.wheels",
+    needs=("locked-environment", "environment"),
+    source="lock: every wheel by hash; research: provisioning 2.10",
+    fault="env-wheel",
+)
+def test_wheels(scene: Scene, look: Look) -> None:
+    """The environment holds the locked wheels, and no others."""
+    assert scene.expected is not None
+    wanted = scene.expected["environment"]
+    environment = Component(kind="environment", name=wanted["id"])
+    found = scene.report["torch"]["wheels"]
+    if not found:
+        why = scene.report["torch"]["error"] or "the environment does not list them"
+        look.unknown(environment, "wheels", why=why, because="env.works")
+        return
+    for name in sorted(wanted["wheels"].keys() | found.keys()):
+        locked = wanted["wheels"].get(name)
+        look.at(
+            Component(kind="wheel", name=name),
+            "version in the environment",
+            found=found.get(name, "not installed"),
+            expected=locked or "none: the lock does not know it",
+            held=found.get(name) == locked,
+            verdict="fail" if locked else "degraded",
+            baseline=scene.expected_from,
+            evidence=(f"{wanted['path']}: gpufleet apply builds it anew",),
+        )
+
+
+@check(
+    "env.pip-check",
+    needs=("environment",),
+    source="pip's documentation: `pip check` verifies that requirements are met",
+    fault="env-requires",
+)
+def test_pip_check(scene: Scene, look: Look) -> None:
+    """The requirements of everything in the environment are met."""
+    pip, wanted = scene.report["pip"], (scene.expected or {}).get("environment") or {}
+    environment = Component(kind="environment", name=wanted.get("id", ""))
+    if pip["state"] != "ok":
+        why = pip["error"] or f"pip check: {pip['state']}"
+        because = "env.works" if scene.report["torch"]["state"] != "ok" else ""
+        look.unknown(environment, "requirements", why=why, because=because)
+        return
+    look.at(
+        environment,
+        "requirements that are not met",
+        found=len(pip["problems"]),
+        expected=0,
+        evidence=pip["problems"],
+    )

@@ -1,0 +1,206 @@
+"""The host as the checks find it: payloads run there, their answers, and the scene made of them.
+
+Travels to the host. On the host itself the bundle is the folder that this file lies in; through
+any other backend of testinfra it is pushed first, and only then is verify/bundle.py imported.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verify import own
+from verify.applies import Scene
+from verify.checks import said
+
+PREFIX = "/opt/gpufleet"
+MARK = "GPUFLEET "
+CHUNK = 96_000
+"""Characters of one pushed piece: a single argument may have 128 KiB (Linux, MAX_ARG_STRLEN)."""
+FAULT_LENGTH = 300
+
+_FIND_PYTHON = """\
+for python in %s/env/bin/python python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+    if timeout 10 "$python" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+        >/dev/null 2>&1 </dev/null; then
+        command -v "$python"
+        exit 0
+    fi
+done
+exit 1
+"""
+_PLACE = 'printf %s "${XDG_CACHE_HOME:-$HOME/.cache}/gpufleet/bundle"'
+_WHOLE = """\
+cd %s 2>/dev/null && test "$(sha256sum <MANIFEST)" = %s && sha256sum --quiet -c MANIFEST >&2
+"""
+_UNPACK = """\
+new=$(mktemp -d %s.XXXXXX) && base64 -d <%s | tar -xzf - -C "$new" && rm -f %s &&
+    { rm -rf %s && mv -T "$new" %s || rm -rf "$new"; }
+"""
+
+
+class Unreachable(Exception):  # noqa: N818 - an answer, not a fault
+    """The host, or what has to run there, does not answer; the text says why."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where the payloads lie on a host, and what runs them."""
+
+    root: str
+    python: str
+
+
+_grounds: dict[str, Ground] = {}
+
+
+def request(level: str, expected: str | None) -> dict[str, Any]:
+    """The request of who runs plain pytest: nobody's lock, perhaps a file with expected state."""
+    state = None
+    if expected is not None:
+        try:
+            found = json.loads(Path(expected).read_text())
+            if not isinstance(found, dict):
+                raise own.Unusable(f"{expected} holds no JSON object")
+            state = own.usable(found, expected)
+        except (OSError, ValueError, own.Unusable) as error:
+            import pytest
+
+            raise pytest.UsageError(f"--expected {expected}: {error}") from None
+    return {
+        "host": "",
+        "level": level,
+        "expected": state,
+        "prefix": state["prefix"] if state else PREFIX,
+        "train_as": "",
+        "accept_hardware": False,
+    }
+
+
+def scene(host: Any, asked: dict[str, Any]) -> Scene:
+    """Everything that decides what is asked; Unreachable when the host gives no report."""
+    try:
+        return _scene(host, asked)
+    except (RuntimeError, OSError) as error:  # testinfra's, when a connection fails
+        raise Unreachable(f"the host does not answer: {said(error)}") from None
+
+
+def _scene(host: Any, asked: dict[str, Any]) -> Scene:
+    prefix = asked["prefix"]
+    try:
+        mine, _ = own.own_expected(host, prefix)
+        own_fault = ""
+    except own.Unusable as error:
+        mine, own_fault = None, str(error)
+    try:
+        record, record_fault = own.own_record(host, prefix), ""
+    except own.Unusable as error:
+        record, record_fault = None, str(error)
+    given = asked["expected"]
+    expected = own.filled(given, mine, record) if given is not None else mine
+    if given is not None:
+        whence = asked.get("expected_from", "file")
+    else:
+        whence = "none" if mine is None else "host"
+    return Scene(
+        asked={**asked, "host": asked["host"] or host.backend.get_hostname()},
+        report=host_report(host, prefix, expected),
+        expected=expected,
+        expected_from=whence,
+        own=mine,
+        own_fault=own_fault,
+        record=record,
+        record_fault=record_fault,
+    )
+
+
+def host_report(host: Any, prefix: str, expected: dict[str, Any] | None) -> dict[str, Any]:
+    """What verify/payload/host_report.py says."""
+    question = {"prefix": prefix, "env": _environment(host, prefix, expected)}
+    where = ground(host, prefix)
+    file = f"{where.root}/verify/payload/host_report.py"
+    return payload(host, where, [file, json.dumps(question)])
+
+
+def _environment(host: Any, prefix: str, expected: dict[str, Any] | None) -> str | None:
+    """The expected environment; with no expected state at all the current one, if there is one."""
+    if expected is not None:
+        environment = expected["environment"]
+        return str(environment["path"]) if environment else None
+    current = f"{prefix}/env"
+    return current if host.run("test -e %s", f"{current}/bin/python").rc == 0 else None
+
+
+def payload(host: Any, where: Ground, words: list[str]) -> dict[str, Any]:
+    """Run a payload on the host; the object of its one line, or Unreachable."""
+    command = shlex.join([where.python, "-I", "-S", "-B", *words])
+    ran = host.run(command)
+    lines = [line for line in ran.stdout.splitlines() if line.startswith(MARK)]
+    name = Path(words[0]).name
+    if len(lines) != 1:
+        why = ran.stderr.strip()[-FAULT_LENGTH:] or "nothing on standard error"
+        raise Unreachable(f"{name} gave {len(lines)} answers (exit {ran.rc}): {said(why)}")
+    try:
+        found = json.loads(lines[0][len(MARK) :])
+    except ValueError as error:
+        raise Unreachable(f"{name} gave no JSON: {error}") from None
+    if not isinstance(found, dict) or found.get("schema") != 1:
+        raise Unreachable(f"{name} gave another schema than 1")
+    return found
+
+
+def environment_python(
+    asked: dict[str, Any], expected: dict[str, Any] | None, report: dict[str, Any]
+) -> str:
+    """Python of the expected environment, else of the current one that the report found."""
+    if expected is not None:
+        environment = expected["environment"]
+        return f"{environment['path']}/bin/python" if environment else ""
+    return f"{asked['prefix']}/env/bin/python" if report["torch"]["state"] != "absent" else ""
+
+
+# ---- the bundle on the host
+
+
+def ground(host: Any, prefix: str) -> Ground:
+    """The bundle on the host and a Python for it; pushed once per host and session."""
+    name = host.backend.get_pytest_id()
+    if name not in _grounds:
+        if host.backend.get_connection_type() == "local":
+            _grounds[name] = Ground(str(Path(__file__).resolve().parent.parent), sys.executable)
+        else:
+            _grounds[name] = _pushed(host, prefix)
+    return _grounds[name]
+
+
+def _pushed(host: Any, prefix: str) -> Ground:
+    from verify.bundle import bundle
+
+    packed = bundle()
+    found = host.run(_FIND_PYTHON, prefix)
+    if found.rc != 0:
+        raise Unreachable(f"no Python from 3.10 on there (exit {found.rc}): {said(found.stderr)}")
+    python = found.stdout.strip()
+    folder = f"{_must(host, _PLACE)}/{packed.id}"
+    whole = host.run(_WHOLE, folder, f"{packed.id}  -")
+    if whole.rc != 0:
+        _must(host, "mkdir -p %s", str(Path(folder).parent))
+        text = base64.b64encode(packed.archive).decode()
+        arriving = _must(host, "mktemp %s", f"{folder}.pushed.XXXXXX")
+        for at in range(0, len(text), CHUNK):
+            _must(host, "printf %%s %s >>%s", text[at : at + CHUNK], arriving)
+        _must(host, _UNPACK, folder, arriving, arriving, folder, folder)
+        _must(host, _WHOLE, folder, f"{packed.id}  -")
+    return Ground(folder, python)
+
+
+def _must(host: Any, command: str, *words: str) -> str:
+    ran = host.run(command, *words)
+    if ran.rc != 0:
+        raise Unreachable(f"the bundle could not be pushed (exit {ran.rc}): {said(ran.stderr)}")
+    return str(ran.stdout).strip()
