@@ -8,21 +8,16 @@ import json
 from typing import Any
 
 from deploy.apt import set_holds
-from deploy.fabric import UNIT as FABRIC
 from deploy.facts import NodeFacts
 from deploy.files import in_place, write_file
 from deploy.fleet.places import Places, places
 from deploy.known import known
-from deploy.packages import locked
-from deploy.persistence import UNIT as PERSISTENCE
+from deploy.lock import expected_state
 from deploy.record import GPUS, HELD, NVSWITCHES, PREVIOUS_STACK, STACK, put, recorder
 from deploy.shell import assign, script
 from deploy.steps import Command, Step, Wanted
-from deploy.torch_env import versions
 
 NAME = "expected"
-VERSION = 1
-"""Of the document's form; verification refuses one that it does not know."""
 
 _FORGET = """\
 for file in "$stacks"/*.json; do
@@ -60,44 +55,14 @@ def _recorded_count(facts: NodeFacts, key: str) -> int:
 
 
 def document(wanted: Wanted, facts: NodeFacts) -> dict[str, Any]:
-    """The expected state, as JSON on the host: no times in it, equal for equal stacks and
-    hardware."""
-    stack, environment = wanted.stack, wanted.stack.environment
-    driver = stack.driver
-    services = [PERSISTENCE] if driver else []
-    services += [FABRIC] if driver and stack.fabric else []
-    return {
-        "version": VERSION,
-        "host": wanted.host,
-        "stack": stack.id,
-        "gpus": expected_gpus(wanted, facts),
-        "nvswitches": max(seen_nvswitches(facts), _recorded_count(facts, NVSWITCHES)),
-        "driver": {
-            "branch": driver.branch,
-            "version": driver.version,
-            "flavour": driver.flavour,
-        }
-        if driver
-        else None,
-        "fabric": stack.fabric.version if stack.fabric else None,
-        "cuda": stack.cuda.version if stack.cuda else None,
-        "cudnn": stack.cudnn.version if stack.cudnn else None,
-        "nccl": stack.nccl.version if stack.nccl else None,
-        "packages": {name: pin.version for name, pin in sorted(locked(stack).items())},
-        "services": services,
-        "prefix": wanted.spec.prefix,
-        "library_path": wanted.spec.library_path,
-        "environment": {
-            "id": environment.id,
-            "path": f"{wanted.spec.prefix}/envs/{environment.id}",
-            "python": environment.python,
-            "torch": environment.torch,
-            "build": environment.build,
-            "wheels": versions(environment),
-        }
-        if environment
-        else None,
-    }
+    """The expected state with the hardware that this host has shown, as JSON on the host."""
+    return expected_state(
+        wanted.host,
+        wanted.spec,
+        wanted.stack,
+        gpus=expected_gpus(wanted, facts),
+        nvswitches=max(seen_nvswitches(facts), _recorded_count(facts, NVSWITCHES)),
+    )
 
 
 def _recorded(wanted: Wanted, facts: NodeFacts) -> list[Step]:

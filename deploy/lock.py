@@ -13,11 +13,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from deploy.fabric import UNIT as FABRIC
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.model import Model
 from deploy.fleet.spec import NodeSpec
 from deploy.keys import WrongKey, check_key
+from deploy.packages import locked
+from deploy.persistence import UNIT as PERSISTENCE
 from deploy.stack import Stack
+from deploy.torch_env import versions
 
 VERSION = 1
 ABOUT = "Written by `gpufleet lock`. Review it, commit it, change it with that command only."
@@ -71,6 +75,55 @@ def spec_digest(spec: NodeSpec) -> str:
     default makes no lock stale."""
     wishes = spec.model_dump(mode="json", include=set(DECIDES), exclude_defaults=True)
     return hashlib.sha256(json.dumps(wishes, sort_keys=True).encode()).hexdigest()
+
+
+EXPECTED_VERSION = 1
+"""Of the form of a host's expected state; verification refuses one that it does not know."""
+
+
+def expected_state(
+    host: str, spec: NodeSpec, stack: Stack, *, gpus: int | None, nvswitches: int | None
+) -> dict[str, Any]:
+    """What verification expects of a host at this stack, as plain JSON values.
+
+    No times in it: equal for equal stacks and hardware. None for a count leaves it to what the
+    host itself has recorded.
+    """
+    driver, environment = stack.driver, stack.environment
+    services = [PERSISTENCE] if driver else []
+    services += [FABRIC] if driver and stack.fabric else []
+    return {
+        "version": EXPECTED_VERSION,
+        "host": host,
+        "stack": stack.id,
+        "gpus": gpus,
+        "nvswitches": nvswitches,
+        "driver": {
+            "branch": driver.branch,
+            "version": driver.version,
+            "flavour": driver.flavour,
+        }
+        if driver
+        else None,
+        "fabric": stack.fabric.version if stack.fabric else None,
+        "cuda": stack.cuda.version if stack.cuda else None,
+        "cudnn": stack.cudnn.version if stack.cudnn else None,
+        "nccl": stack.nccl.version if stack.nccl else None,
+        "packages": {name: pin.version for name, pin in sorted(locked(stack).items())},
+        "services": services,
+        "prefix": spec.prefix,
+        "library_path": spec.library_path,
+        "environment": {
+            "id": environment.id,
+            "path": f"{spec.prefix}/envs/{environment.id}",
+            "python": environment.python,
+            "torch": environment.torch,
+            "build": environment.build,
+            "wheels": versions(environment),
+        }
+        if environment
+        else None,
+    }
 
 
 def lock_path(inventory: Path) -> Path:
