@@ -18,14 +18,14 @@ from pyinfra.api.command import FunctionCommand
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import operation
 
-from deploy.commands.apply import RUNS, make_wanted
+from deploy.commands.apply import make_wanted
 from deploy.commands.plan import make_plans
 from deploy.converge import Consent, converge
 from deploy.facts import NodeFacts
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.redact import Redactor, secrets_of
-from deploy.fleet.runs import Run, printable
+from deploy.fleet.runs import RUNS, Run, printable
 from deploy.fleet.transport import Connection, adopt_pyinfra
 from deploy.lock import Lock, lock_path, read_lock
 from deploy.locking import answers

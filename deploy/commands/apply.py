@@ -16,8 +16,7 @@ from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.names import fold
-from deploy.fleet.redact import Redactor, secrets_of
-from deploy.fleet.runs import Run
+from deploy.fleet.runs import Run, begin
 from deploy.fleet.waiting import Waiting
 from deploy.lock import Lock, lock_path, read_lock, write_lock
 from deploy.locking import answers, new_lock
@@ -31,7 +30,6 @@ from deploy.steps import Wanted
 from deploy.survey import Survey, survey
 from deploy.wave import Work, run_wave, settle
 
-RUNS = Path("runs")
 NO_GATE = "one wave; no verification gate ran"
 
 
@@ -145,22 +143,6 @@ def check(arguments: argparse.Namespace, terminal: bool) -> None:
         faults.append(Fault("apply", "--json", f"found {target}: its folder does not exist"))
     if faults:
         raise WrongInput(faults)
-
-
-def begin(command: str, words: list[str], fleet: Fleet, wave: Fleet) -> Run:
-    """The run directory below the current folder. Raises WrongInput when it cannot be made."""
-    redact = Redactor(secret for host in fleet.hosts.values() for secret in secrets_of(host.data))
-    try:
-        return Run(
-            RUNS,
-            ["gpufleet", command, *words],
-            inventory=str(fleet.path),
-            hosts=wave.hosts,
-            redact=redact,
-        )
-    except OSError as error:
-        why = f"cannot be written ({error.strerror}): run gpufleet in a folder of yours"
-        raise WrongInput([Fault(str(RUNS.absolute()), "", why)]) from None
 
 
 def command_line(arguments: argparse.Namespace) -> list[str]:

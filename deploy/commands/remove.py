@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TextIO
 
-from deploy.commands.apply import begin, yes
+from deploy.commands.apply import yes
 from deploy.facts import NodeFacts
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
@@ -18,7 +18,7 @@ from deploy.fleet.hostlock import Locked, LockTrouble, Owner, host_lock
 from deploy.fleet.inventory import Fleet, Host, read_inventory
 from deploy.fleet.names import fold
 from deploy.fleet.places import places
-from deploy.fleet.runs import Run, controller, now, printable
+from deploy.fleet.runs import Run, begin, controller, now, printable
 from deploy.fleet.transport import Unreachable, connect, on_each
 from deploy.fleet.waiting import Waiting
 from deploy.outcome import Outcome, exit_code, show

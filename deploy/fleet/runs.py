@@ -15,12 +15,18 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.model import Model
-from deploy.fleet.redact import Redactor
+from deploy.fleet.redact import Redactor, secrets_of
 
+if TYPE_CHECKING:
+    from deploy.fleet.inventory import Fleet
+
+RUNS = Path("runs")
+"""Where run directories are made: below the folder that the command runs in."""
 VERSION = 1
 """Schema of run.json, of the journal's events and of the files in hosts/."""
 LOG_LIMIT = 16 * 1024 * 1024
@@ -190,6 +196,23 @@ class Run:
     def _write(self, **changed: Any) -> None:
         self._file = self._file.model_copy(update={**changed, "hosts": dict(self.statuses)})
         _replace(self.directory / "run.json", self._file.model_dump_json(indent=1) + "\n")
+
+
+def begin(command: str, words: list[str], fleet: "Fleet", wave: "Fleet") -> Run:
+    """The run directory of `gpufleet command words` over the hosts of `wave`; every secret of the
+    fleet is kept out of it. Raises WrongInput when it cannot be made."""
+    redact = Redactor(secret for host in fleet.hosts.values() for secret in secrets_of(host.data))
+    try:
+        return Run(
+            RUNS,
+            ["gpufleet", command, *words],
+            inventory=str(fleet.path),
+            hosts=wave.hosts,
+            redact=redact,
+        )
+    except OSError as error:
+        why = f"cannot be written ({error.strerror}): run gpufleet in a folder of yours"
+        raise WrongInput([Fault(str(RUNS.absolute()), "", why)]) from None
 
 
 def read_run(directory: Path) -> RunFile:
