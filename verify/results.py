@@ -6,9 +6,10 @@ and nothing in it is ever evaluated or used as a template.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from deploy.fleet.model import Model
+from deploy.fleet.runs import printable
 
 SCHEMA = 1
 """Of the request, the result document and the run's host files."""
@@ -20,15 +21,19 @@ Action = Literal["keep", "drain", "reset", "reboot", "service"]
 Level = Literal["quick", "standard"]
 Baseline = Literal["claim", "lock", "host", "file", "history", "physics", "neighbours"]
 
-Text = Annotated[str, StringConstraints(max_length=1000)]
-Name = Annotated[str, StringConstraints(max_length=200)]
+# Text of a host is made printable as it is read, so that nothing further on can be obeyed by a
+# terminal.
+Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(printable)]
+Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(printable)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Seconds = Annotated[float, Field(ge=0)]
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=80)]
 
 
 class Found(BaseModel):
     """Base of what comes from a host: JSON types as they are, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Part(Found):
@@ -36,7 +41,7 @@ class Part(Found):
 
     kind: Name = "host"
     name: Name = ""
-    index: int | None = None
+    index: Count | None = None
     uuid: Name = ""
     serial: Name = ""
     slot: Name = ""
@@ -64,8 +69,8 @@ class CheckResult(Found):
     claim: Text
     level: Level
     verdict: Verdict
-    seconds: float
-    looked_at: int
+    seconds: Seconds
+    looked_at: Count
     """How many observations were made; a pass with none is refused."""
     findings: Annotated[tuple[Finding, ...], Field(max_length=1000)] = ()
 
@@ -80,7 +85,7 @@ class NotAsked(Found):
 class Gpu(Found):
     """One GPU of the host as NVML names it."""
 
-    index: int
+    index: Count
     name: Name
     uuid: Name
     serial: Name
@@ -109,7 +114,7 @@ class HostResult(Found):
     hostname: Name
     boot_id: Name
     started: Name
-    seconds: float
+    seconds: Seconds
     level: Level
     bundle: Name
     """Hash of the bundle that ran."""
@@ -156,4 +161,6 @@ class HostVerification(Model):
     action: Action
     message: str
     """Why there is no result, or the first finding in one line; "" when all is well."""
+    notes: tuple[str, ...] = ()
+    """What else is worth knowing: the bundle was pushed, the checks did not run as root."""
     result: HostResult | None
