@@ -18,6 +18,10 @@ COMMANDS = {
     "adopt": "deploy.commands.adopt",
     "apply": "deploy.commands.apply",
     "remove": "deploy.commands.remove",
+    "verify": "verify.commands.verify",
+    "status": "verify.commands.status",
+    "report": "verify.commands.report",
+    "explain": "verify.commands.explain",
 }
 """Subcommand -> module, loaded only when it is used. A module has `add_arguments(parser)` and
 `run(arguments) -> exit code`; the first line of its docstring is its help."""

@@ -5,6 +5,8 @@ as pure Python from this installation: a host needs nothing but a Python. Equal 
 installed versions give equal bytes, so that a bundle is pushed once and known by its hash.
 """
 
+import base64
+import gzip
 import hashlib
 import io
 import tarfile
@@ -18,7 +20,7 @@ from deploy.fleet.errors import Fault, WrongInput
 
 ROOM = Path(__file__).parent
 STAYS = (
-    *("__main__.py", "results.py", "known.py", "expectation.py", "bundle.py"),
+    *("__main__.py", "results.py", "expectation.py", "bundle.py"),
     *("launch.py", "runner.py", "answer.py", "judge.py"),
 )
 """What of this folder the controller keeps; every other *.py, data/ and payload/ travel."""
@@ -76,7 +78,12 @@ class Bundle:
                 entry = tarfile.TarInfo(path)
                 entry.size, entry.mtime, entry.mode = len(content), WRITTEN, 0o644
                 tar.addfile(entry, io.BytesIO(content))
-        return _compressed(packed.getvalue())
+        return gzip.compress(packed.getvalue(), compresslevel=6, mtime=0)
+
+    @cached_property
+    def text(self) -> str:
+        """The archive as base64, which any channel carries."""
+        return base64.b64encode(self.archive).decode()
 
 
 @cache
@@ -142,9 +149,3 @@ def _wanted(path: PurePosixPath) -> bool:
     if path.parts[0] == "pygments" and len(path.parts) > 2:
         return path.name in PYGMENTS
     return "tests" not in path.parts
-
-
-def _compressed(content: bytes) -> bytes:
-    import gzip
-
-    return gzip.compress(content, compresslevel=6, mtime=0)
