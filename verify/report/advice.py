@@ -17,6 +17,9 @@ MENDED_BY_APPLY = (
     *("gpu.persistence", "host.expected"),
 )
 """Checks (or families) of what `gpufleet apply` sets."""
+EXCHANGED = "; if it was exchanged on purpose, accept it"
+IDENTITY = "gpu.identity"
+"""The check of an exchanged GPU: whoever exchanged it says so."""
 BASELINE = {
     "lock": "by the lock",
     "host": "by the host's own record",
@@ -47,7 +50,7 @@ def todo(group: Group) -> str:
         "mend": "mend what was found; running jobs may stay",
         "watch": "leave it in use, and look again",
         **DO,
-    }[deed(group)]
+    }[deed(group)] + EXCHANGED * (group.check == IDENTITY)
 
 
 def mended_by_apply(group: Group) -> bool:
@@ -59,6 +62,8 @@ def mend(group: Group, inventory: str) -> str:
     """The command that mends it, "" when no command of ours does."""
     if group.check == REACHABLE:
         return f"ssh {shlex.quote(group.hosts[0])}"
+    if group.check == IDENTITY:
+        return again("", group.hosts, inventory) + " --accept-hardware"
     if mended_by_apply(group):
         return f"gpufleet apply {shlex.quote(inventory)} {limit(group.hosts)}"
     return ""

@@ -121,7 +121,7 @@ def part_name(part: Part) -> str:
         return f"GPU at {part.slot}" if part.slot else "a GPU"
     if part.kind == "rank" and part.index is not None:
         return f"rank {part.index}"
-    if part.kind == "host" and not part.name:
+    if part.kind == "host":
         return ""
     return f"{part.kind} {part.name}".strip()
 

@@ -22,6 +22,7 @@ MOST_WHOLE = 4
 """Findings that are told whole; the others get one line each."""
 MOST_SHORT = 12
 MOST_UNASKED = 4
+MOST_NOTES = 4
 
 
 def show(view: View, stream: TextIO) -> None:
@@ -37,7 +38,7 @@ def render(view: View, width: int = WIDTH) -> list[Line]:
         lines += [("", ""), *tell(number, group, view, width)]
     if len(found) > MOST_WHOLE:
         lines += [("", ""), *_short(found, width)]
-    return [*lines, ("", ""), *_unasked(view, width), *_end(view, width)]
+    return [*lines, ("", ""), *_unasked(view, width), *_notes(view, width), *_end(view, width)]
 
 
 def _head(view: View, width: int) -> Iterator[Line]:
@@ -104,6 +105,19 @@ def _unasked(view: View, width: int) -> Iterator[Line]:
         yield from wrapped("dim", text, width, "", 2)
     if len(told) > MOST_UNASKED:
         yield "dim", f"not asked for {many(len(told) - MOST_UNASKED, 'more reason')}"
+
+
+def _notes(view: View, width: int) -> Iterator[Line]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for one in view.hosts.values():
+        for note in one.notes:
+            alike[note].append(one.host)
+    told = sorted(alike.items(), key=lambda row: -len(row[1]))
+    for note, hosts in told[:MOST_NOTES]:
+        place = "all" if len(hosts) == len(view.hosts) > 1 else cut(fold(hosts), 30)
+        yield from wrapped("dim", f"note: {place}: {note}", width, "", 2)
+    if len(told) > MOST_NOTES:
+        yield "dim", f"and {many(len(told) - MOST_NOTES, 'more note')}"
 
 
 def _end(view: View, width: int) -> Iterator[Line]:

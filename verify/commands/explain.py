@@ -1,0 +1,112 @@
+"""Explain a check (what it claims, why, what turns it red) or a host's verdict in a verify run.
+
+Reads only. Without RUN it is the newest verify run below runs/ that has the host. Exit codes: 0 it
+was explained, 2 wrong input; an unknown name comes back with the nearest ones.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from deploy.fleet import exits
+from deploy.fleet.errors import Fault, WrongInput
+from deploy.fleet.runs import printable
+from verify.checks import Check
+from verify.report.advice import DO
+from verify.report.age import ago
+from verify.report.catalogue import catalogue
+from verify.report.groups import groups, part_name
+from verify.report.read import Recorded, find_verify, read_view, recorded
+from verify.report.screen import Line, write
+from verify.report.telling import STYLE, tell, wrapped
+from verify.report.view import View, many
+from verify.results import Measurement
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="CHECK|HOST", help="as gpu.ecc, or a host of a run")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="id or directory of a run")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    name = arguments.name
+    check = catalogue().get(name)
+    if check is not None:
+        write(lambda width: of_check(check, width), sys.stdout)
+        return exits.OK
+    view = read_view(_run_with(name, arguments.run))
+    write(lambda width: of_host(name, view, width), sys.stdout)
+    return exits.OK
+
+
+def _run_with(host: str, given: str | None) -> Recorded:
+    """The run to explain a host from. Raises WrongInput with the nearest names."""
+    if given is not None:
+        runs = [find_verify(given)]
+    else:
+        runs = [one for one in recorded() if one.verifies]
+    for one in runs:
+        if one.run is not None and host in one.run.hosts:
+            return one
+    hosts = {name for one in runs if one.run is not None for name in one.run.hosts}
+    near = get_close_matches(host, [*catalogue(), *sorted(hosts)], n=3, cutoff=0.5)
+    where = "no check, and no host of " + (f"{given}" if given else "a verify run below runs/")
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    raise WrongInput([Fault("explain", printable(host), f"is {where}{hint}")])
+
+
+def of_check(check: Check, width: int) -> Iterator[Line]:
+    """A check for people."""
+    yield "bold", check.id
+    yield from wrapped("", check.claim, width, "  ")
+    for label, text in (
+        ("level", check.level + (" (and every level above)" if check.level == "quick" else "")),
+        ("asked", ", ".join(f"where there is: {need}" for need in check.needs) or "always"),
+        ("action", DO.get(check.action, "leave it in use")),
+        ("source", check.source),
+        ("fault", f"{check.fault} of the simulated fleet turns it red"),
+    ):
+        yield from wrapped("", f"{label:<7} {text}", width, "  ", 8)
+    standard = " --level standard" if check.level == "standard" else ""
+    yield "", f"  run it: gpufleet verify INVENTORY --check {check.id}{standard}"
+
+
+def of_host(name: str, view: View, width: int) -> Iterator[Line]:
+    """Why a host has its verdict: every finding whole, then what else was and was not asked."""
+    one = view.hosts[name]
+    run = view.run
+    when = f"{run.id}, {ago(run.started)} ago, level {view.level}"
+    yield f"bold {STYLE[one.verdict]}", f"{name}: {one.verdict} ({when})"
+    if name in view.simulated:
+        yield "yellow", "SIMULATED HARDWARE: this says nothing about real GPUs"
+    for number, group in enumerate(groups([one]), 1):
+        yield "", ""
+        yield from tell(number, group, view, width, whole=True)
+    for note in one.notes:
+        yield from wrapped("dim", f"note: {note}", width, "", 2)
+    result = one.result
+    if result is None:
+        return
+    yield "", ""
+    good = [check.id for check in result.checks if check.verdict == "pass"]
+    held = f"{many(len(good), 'check')} held"
+    yield from wrapped("green", f"{held}: {', '.join(good)}" if good else held, width, "", 2)
+    for one_gpu in result.gpus:
+        text = f"GPU {one_gpu.index}  {one_gpu.name}  {one_gpu.uuid}  {one_gpu.slot}"
+        yield from wrapped("dim", text, width, "  ", 2)
+    for user in result.busy:
+        yield from wrapped("yellow", f"in use: {user}", width, "", 2)
+    for skipped in result.not_asked:
+        yield from wrapped("dim", f"not asked: {skipped.id}: {skipped.reason}", width, "", 2)
+    for figure in result.measurements:
+        yield from wrapped("", f"measured: {_figure(figure)}", width, "", 2)
+    expected = f"expected state from: {result.expected_from} {result.stack}".rstrip()
+    yield from wrapped("dim", f"{expected}; {result.user}, Python {result.python}", width, "", 2)
+    yield "dim", f"record: {printable(view.place)}"
+
+
+def _figure(one: Measurement) -> str:
+    where = part_name(one.component)
+    under = ", ".join(f"{key} {value}" for key, value in one.conditions.items())
+    return f"{one.name} {where} {one.value:.6g} {one.unit}" + (f" ({under})" if under else "")

@@ -1,0 +1,33 @@
+"""Every check that there is, read from the check functions themselves."""
+
+import importlib
+from functools import cache
+from pathlib import Path
+
+from verify.checks import Check
+from verify.report.groups import REACHABLE
+
+_OF_THE_CONTROLLER = (
+    Check(
+        id=REACHABLE,
+        claim="The host can be logged in to.",
+        level="quick",
+        action="keep",
+        needs=(),
+        source="the controller's own login, within its deadline",
+        fault="host-down",
+    ),
+)
+
+
+@cache
+def catalogue() -> dict[str, Check]:
+    """Id -> check, in the order of the files that hold them."""
+    found = {one.id: one for one in _OF_THE_CONTROLLER}
+    for path in sorted(Path(__file__).parent.parent.glob("test_*.py")):
+        module = importlib.import_module(f"verify.{path.stem}")
+        for function in vars(module).values():
+            check = getattr(function, "check", None)
+            if isinstance(check, Check):
+                found[check.id] = check
+    return found
