@@ -26,7 +26,7 @@ NAMED = (
 )
 """Where layers put files with `gpufleet` in their names. Not all of /etc: a sudoers rule or a
 cron job of that name is the site's own."""
-BELOW_PREFIX = ("env", "envs", "tools", "cache", "python")
+BELOW_PREFIX = ("env", "envs", "tools", "cache", "python", "bundle")
 
 
 def own(spec: NodeSpec) -> tuple[str, ...]:
@@ -35,7 +35,8 @@ def own(spec: NodeSpec) -> tuple[str, ...]:
     below = tuple(f"{spec.prefix}/{name}" for name in BELOW_PREFIX)
     if where.root:
         return (where.expected.rpartition("/")[0], where.record, *below)
-    return (*below, where.expected, where.record, where.work, where.lock)
+    verified = f"{spec.prefix}/verified.json"  # verify/own.py writes it
+    return (*below, where.expected, verified, where.record, where.work, where.lock)
 
 
 LOOK_S = 60
