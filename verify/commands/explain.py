@@ -62,7 +62,7 @@ def of_check(check: Check, width: int) -> Iterator[Line]:
     yield from wrapped("", check.claim, width, "  ")
     for label, text in (
         ("level", check.level + (" (and every level above)" if check.level == "quick" else "")),
-        ("asked", ", ".join(f"where there is: {need}" for need in check.needs) or "always"),
+        ("asked", f"where these hold: {', '.join(check.needs)}" if check.needs else "always"),
         ("action", DO.get(check.action, "leave it in use")),
         ("source", check.source),
         ("fault", f"{check.fault} of the simulated fleet turns it red"),

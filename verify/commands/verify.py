@@ -25,6 +25,7 @@ from verify.judge import exit_code, judge
 from verify.report.catalogue import catalogue
 from verify.report.document import write_json
 from verify.report.groups import REACHABLE
+from verify.report.html import write_page
 from verify.report.read import look, read_view
 from verify.report.terminal import show
 from verify.results import HostVerification
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         code = exit_code((one.verdict for one in found), strict=arguments.strict)
     finally:
         record.end(code, "interrupted" if code is None else "finished")
-    view = read_view(look(record.directory))
+    view = write_page(read_view(look(record.directory)))
     if arguments.json:
         write_json(view, arguments.json)
     show(view, say)

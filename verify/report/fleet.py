@@ -83,7 +83,7 @@ def _gpu(one: HostVerification, cell: Cell, anchors: Mapping[tuple[str, str], st
         data_gpu=cell.label or cell.slot,
         data_verdict=cell.verdict,
         aria_label=title,
-        title="\n".join([title, ", ".join(text for text in known if text)]),
+        title=f"{title}; {', '.join(text for text in known if text)}",
     )
 
 
@@ -97,4 +97,4 @@ def _title(one: HostVerification, causes: list[Case]) -> str:
     told = [f"{one.host}: {one.verdict}"]
     for case in causes[:5]:
         told.append(" ".join(word for word in (case.check, part_name(case.component)) if word))
-    return "\n".join(told)
+    return "; ".join(told)
