@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY     := $(VENV)/bin/python
 ARGS   ?=
 
-.PHONY: check check-first check-rest test setup bench clean
+.PHONY: check check-first check-rest test setup demo bench clean
 
 # Lint, types and offline tests: no root, no network beyond installing the environment.
 check: $(VENV)/.installed
@@ -31,6 +31,12 @@ test: setup
 
 setup: $(VENV)/.installed
 	tests/setup.sh $(PY)
+
+# Everything once, by gpufleet's own commands, on simulated hosts; without root, or with
+# INVENTORY=inventories/local.py, on this machine alone in a folder below build/.
+INVENTORY ?=
+demo: $(VENV)/.installed
+	@$(PY) -m tests.demo $(INVENTORY)
 
 bench: setup
 	$(PY) -m tests.bench.sweep $(ARGS)
