@@ -248,12 +248,14 @@ def python(scene: applies.Scene) -> str:
 
 @pytest.fixture
 def within(host: Any, scene: applies.Scene) -> Callable[..., dict[str, Any]]:
-    """within(seconds, *command, user="") -> what within.py says of a command run on the host."""
+    """within(seconds, *command, user="", login=False) -> what within.py says of a command run on
+    the host; `login` gives it what a login there gets."""
 
-    def run(seconds: float, *command: str, user: str = "") -> dict[str, Any]:
+    def run(seconds: float, *command: str, user: str = "", login: bool = False) -> dict[str, Any]:
         ground = there.ground(host, scene.asked["prefix"])
         words = [f"{ground.root}/verify/payload/within.py", str(seconds)]
         words += ["--user", user] if user else []
+        words += ["--login"] if login else []
         return there.payload(host, ground, [*words, "--", *command])
 
     return run

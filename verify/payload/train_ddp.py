@@ -154,7 +154,7 @@ def start(rank: int, asked: argparse.Namespace, folder: Path) -> subprocess.Pope
     with (folder / f"rank-{rank}.err").open("wb") as errors:
         # Libraries write to standard output too (NCCL_DEBUG): it belongs to the one line.
         return subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__), *passed],
+            [sys.executable, "-B", os.path.abspath(__file__), *passed],
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
@@ -504,8 +504,10 @@ def stages(asked: argparse.Namespace, trail: Trail, world: int) -> None:
         "device": device.type,
         "seed": SEED,
         "epsilon": torch.finfo(torch.float32).eps,
-        "language": {"symbols": SYMBOLS, "entropy": entropy(SYMBOLS, NOISE)},
-        "images": {"classes": CLASSES, "entropy": 0.0},
+        "tasks": {
+            "transformer": {"choices": SYMBOLS} | best_loss(SYMBOLS, NOISE),
+            "cnn": {"choices": CLASSES, "entropy": 0.0, "deviation": 0.0},
+        },
     }
 
     trail.enter("rendezvous")
@@ -929,10 +931,16 @@ LAST = 10
 """Steps at the end of training over which the loss is averaged."""
 
 
-def entropy(symbols: int, noise: float) -> float:
-    """Nats per symbol that nobody can predict: the loss of the best possible model."""
+def best_loss(symbols: int, noise: float) -> dict[str, float]:
+    """Loss of the best possible model, in nats per symbol, and its deviation from symbol to symbol.
+
+    The mean is the entropy of what follows a symbol: nobody can predict more.
+    """
     likely, other = 1 - noise + noise / symbols, noise / symbols
-    return -likely * math.log(likely) - (symbols - 1) * other * math.log(other)
+    losses = ((likely, -math.log(likely)), ((symbols - 1) * other, -math.log(other)))
+    mean = sum(chance * loss for chance, loss in losses)
+    variance = sum(chance * (loss - mean) ** 2 for chance, loss in losses)
+    return {"entropy": mean, "deviation": math.sqrt(variance)}
 
 
 def language(size: Size, who: int, part: int, steps: int) -> tuple[Tensor, Tensor]:
