@@ -151,13 +151,12 @@ def _loaded_flavour() -> str:
 def _installed(kernel: str, problems: list[str]) -> dict[str, str] | None:
     """Version and flavour of the module that modprobe would load; None when there is none."""
     for name in MODULE_NAMES:
-        asked = tool("modinfo", "-0", "-k", kernel, name)
+        asked = tool("modinfo", "-k", kernel, name)
         if asked.returncode == 0:
-            fields = dict(field.split(":", 1) for field in asked.stdout.split("\0") if ":" in field)
-            licence = fields.get("license", "").strip()
+            fields = dict(line.split(":", 1) for line in asked.stdout.splitlines() if ":" in line)
             return {
                 "version": fields.get("version", "").strip(),
-                "flavour": LICENCES.get(licence, "unknown"),
+                "flavour": LICENCES.get(fields.get("license", "").strip(), "unknown"),
             }
         if "not found" not in asked.stderr:
             problems.append(f"modinfo -k {kernel} {name}: {asked.stderr.strip()[:150]}")
