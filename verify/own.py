@@ -14,7 +14,7 @@ from typing import Any
 EXPECTED = "/etc/gpufleet/expected.json"
 """What `gpufleet apply` and `gpufleet adopt` write; without root it lies below the prefix."""
 RECORD = "/var/lib/gpufleet/verified.json"
-"""The GPUs of the last good run; without root it lies below the prefix."""
+"""The GPUs of the last good run; without root it lies in the prefix's own record."""
 VERSION = 1
 """Of the expected state's form (deploy/expected.py)."""
 SCHEMA = 1
@@ -105,8 +105,12 @@ def usable(state: dict[str, Any], whence: str) -> dict[str, Any]:
 
 
 def own_expected(host: Any, prefix: str) -> tuple[dict[str, Any] | None, str]:
-    """The host's own expected state and its path; None when it has none."""
-    for path in (EXPECTED, f"{prefix}/expected.json"):
+    """The host's own expected state and its path; None when it has none.
+
+    A prefix with a state of its own belongs to a user without root (deploy/fleet/places.py); the
+    system's then speaks of another prefix.
+    """
+    for path in (f"{prefix}/expected.json", EXPECTED):
         found = read(host, path)
         if found is not None:
             return usable(found, path), path
@@ -131,7 +135,7 @@ def filled(
 
 def record_paths(prefix: str) -> tuple[str, str]:
     """Where the record may lie, the one of root first."""
-    return RECORD, f"{prefix}/verified.json"
+    return RECORD, f"{prefix}/record/verified.json"
 
 
 def own_record(host: Any, prefix: str) -> dict[str, Any] | None:
@@ -164,12 +168,11 @@ def new_record(gpus: list[dict[str, Any]], time: str, stack: str) -> dict[str, A
 def keep_record(record: dict[str, Any], prefix: str) -> str:
     """Write the record at once or not at all; returns its path. Raises OSError.
 
-    Only where the checks run on the host itself, and only below what gpufleet has made there.
+    Only where the checks run on the host itself.
     """
     path = record_paths(prefix)[0 if os.geteuid() == 0 else 1]
     folder = os.path.dirname(path)
-    if os.geteuid() == 0:
-        os.makedirs(folder, mode=0o755, exist_ok=True)
+    os.makedirs(folder, mode=0o755, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(prefix=".verified.", dir=folder)
     try:
         with os.fdopen(descriptor, "w") as file:

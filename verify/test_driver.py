@@ -17,16 +17,12 @@ NVIDIA = Component(kind="driver", name="nvidia")
 RELOAD = "stop what uses the GPUs and reload the module, or reboot: gpufleet apply --reboot"
 
 
-def nouveau_instead(scene: Scene) -> bool:
-    """The free driver has the GPUs, and that is why NVIDIA's has none."""
-    loaded = scene.report["modules"]["loaded"]
-    return "nouveau" in loaded and "nvidia" not in loaded
-
-
-def mismatch(scene: Scene) -> bool:
-    """NVML's library and the loaded module are two versions."""
-    nvml = scene.report["nvml"]
-    return nvml["state"] != "ok" and MISMATCH in nvml["error"].lower()
+def stale(scene: Scene) -> bool:
+    """The loaded module is not the installed one: somebody upgraded and did not reboot."""
+    modules, running = scene.report["modules"], scene.report["kernel"]["running"]
+    loaded = modules["loaded"].get("nvidia", "")
+    installed = modules["installed"].get(running, {}).get("version", "")
+    return bool(loaded and installed) and loaded != installed
 
 
 @check(
@@ -48,7 +44,7 @@ def test_nvml(scene: Scene, look: Look) -> None:
         wanted, action = "libnvidia-ml.so.1, of the driver's packages; `gpufleet apply`", "keep"
     elif "nvidia" not in loaded:
         wanted, action = "the nvidia module loaded; `modprobe nvidia` says why it is not", "keep"
-    elif mismatch(scene):
+    elif MISMATCH in nvml["error"].lower():
         wanted = f"library and loaded module ({loaded['nvidia']}) of one version: {RELOAD}"
     look.at(
         NVML,
@@ -57,8 +53,17 @@ def test_nvml(scene: Scene, look: Look) -> None:
         expected=wanted,
         held=nvml["state"] == "ok",
         action=action,
-        because="driver.nouveau" if nouveau_instead(scene) else "",
+        because=_why_silent(scene),
     )
+
+
+def _why_silent(scene: Scene) -> str:
+    """The check that explains why NVML gives no answer; "" when none does."""
+    loaded = scene.report["modules"]["loaded"]
+    if "nouveau" in loaded and "nvidia" not in loaded:
+        return "driver.nouveau"
+    mismatch = MISMATCH in scene.report["nvml"]["error"].lower()
+    return "driver.version" if mismatch and stale(scene) else ""
 
 
 @check(
@@ -66,7 +71,7 @@ def test_nvml(scene: Scene, look: Look) -> None:
     needs=("driver",),
     action="reboot",
     source="research: verification 1.2 (nobody compares them before NVML fails), provisioning 2.6",
-    fault="module-version:570.133.20",
+    fault="stale-module",
 )
 def test_version(scene: Scene, host: Any, look: Look) -> None:
     """Loaded module, installed module, NVML, package and expected version are one."""
@@ -77,7 +82,6 @@ def test_version(scene: Scene, host: Any, look: Look) -> None:
     loaded = modules["loaded"].get("nvidia", "")
     running = scene.report["kernel"]["running"]
     installed = modules["installed"].get(running, {}).get("version", "")
-    cause = "nvml.answers" if mismatch(scene) else ""
     if not loaded:
         look.unknown(NVIDIA, "loaded module", why="none is loaded", because="nvml.answers")
     else:
@@ -88,7 +92,6 @@ def test_version(scene: Scene, host: Any, look: Look) -> None:
             expected=f"{loaded}, as loaded" if installed != loaded else installed,
             held=installed == loaded,
             action="reboot" if installed else "keep",
-            because=cause if installed else "",
             evidence=(RELOAD,) if installed else (f"no module for {running}: gpufleet apply",),
         )
         if nvml["state"] == "ok":
@@ -103,7 +106,6 @@ def test_version(scene: Scene, host: Any, look: Look) -> None:
             found=loaded,
             expected=wanted["version"],
             baseline=scene.expected_from,
-            because=cause,
             evidence=(f"installed for {running}: {installed or 'none'}", RELOAD),
         )
     for name, version in module_packages(scene, host).items():
@@ -115,13 +117,13 @@ def test_version(scene: Scene, host: Any, look: Look) -> None:
             held=upstream(version) == wanted["version"],
             action="keep",
             baseline=scene.expected_from,
-            because="stack.packages",
+            because="stack.packages" if version != (scene.expected or {})["packages"][name] else "",
         )
 
 
 def module_packages(scene: Scene, host: Any) -> dict[str, str]:
     """The expected packages that bring the module -> installed version, "" when there is none."""
-    names = [name for name in (scene.expected or {})["packages"] if "dkms" in name]
+    names = [name for name in (scene.expected or {}).get("packages", {}) if "dkms" in name]
     found = {}
     for name in names:
         package = host.package(name)
@@ -131,11 +133,8 @@ def module_packages(scene: Scene, host: Any) -> dict[str, str]:
 
 def upstream(version: str) -> str:
     """A Debian version without epoch and revision: 580.178.04 of 580.178.04-1."""
-    return (
-        version.partition(":")[2].rpartition("-")[0]
-        if ":" in version
-        else (version.rpartition("-")[0] or version)
-    )
+    without_epoch = version.rpartition(":")[2]
+    return without_epoch.rpartition("-")[0] or without_epoch
 
 
 @check(
@@ -143,7 +142,7 @@ def upstream(version: str) -> str:
     needs=("driver", "locked-driver"),
     action="reboot",
     source="research: provisioning 2.4: open from Turing on, proprietary before; never mixed",
-    fault="module-flavour",
+    fault="wrong-flavour",
 )
 def test_flavour(scene: Scene, look: Look) -> None:
     """The loaded module is open or proprietary as the host's GPUs need it."""
@@ -231,7 +230,7 @@ def test_next_boot(scene: Scene, look: Look) -> None:
     "fabric.manager",
     needs=("driver", "nvswitches"),
     source="CUDA error 802, dstackai/dstack issue 2348; research: provisioning 2.8",
-    fault="fabric-down",
+    fault="fabric-stopped",
 )
 def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look) -> None:
     """The fabric manager runs at the driver's version, and every GPU is in its fabric."""
@@ -245,7 +244,7 @@ def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look)
         evidence=(f"journalctl -u {unit}", "CUDA fails with error 802 without it"),
     )
     loaded = scene.report["modules"]["loaded"].get("nvidia", "")
-    version = _fabric_version(scene, host)
+    name, version = _fabric_package(scene, host)
     if not loaded:
         look.unknown(service, "version", why="no driver is loaded", because="nvml.answers")
     elif not version:
@@ -256,7 +255,7 @@ def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look)
             "version of the fabric manager",
             found=upstream(version),
             expected=loaded,
-            because="driver.version" if _stale_module(scene) else "",
+            because=_why_other(scene, name, version),
         )
     if scene.report["nvml"]["state"] != "ok":
         why = "NVML did not answer"
@@ -285,7 +284,7 @@ def _unit(scene: Scene) -> str:
     return next((str(one) for one in services if "fabricmanager" in one), "nvidia-fabricmanager")
 
 
-def _fabric_version(scene: Scene, host: Any) -> str:
+def _fabric_package(scene: Scene, host: Any) -> tuple[str, str]:
     loaded = scene.report["modules"]["loaded"].get("nvidia", "")
     names = [name for name in (scene.expected or {}).get("packages", {}) if "fabricmanager" in name]
     # Before branch 580 the package carried the branch in its name (research: provisioning 2.6).
@@ -293,11 +292,12 @@ def _fabric_version(scene: Scene, host: Any) -> str:
     for name in names:
         package = host.package(name)
         if package.is_installed:
-            return str(package.version)
-    return ""
+            return name, str(package.version)
+    return "", ""
 
 
-def _stale_module(scene: Scene) -> bool:
-    modules, running = scene.report["modules"], scene.report["kernel"]["running"]
-    installed = modules["installed"].get(running, {}).get("version", "")
-    return bool(installed) and installed != modules["loaded"].get("nvidia")
+def _why_other(scene: Scene, name: str, version: str) -> str:
+    """What explains that the fabric manager is not of the loaded module's version; "" nothing."""
+    if version != (scene.expected or {}).get("packages", {}).get(name, version):
+        return "stack.packages"
+    return "driver.version" if stale(scene) else ""

@@ -25,7 +25,7 @@ ACCEPT = "if they were changed on purpose: gpufleet verify --accept-hardware"
     needs=("gpus",),
     action="service",
     source="research: verification 1.3; Azure NHC and OCI count NVML against PCI, 1.14 row 10",
-    fault="gpu-gone:1",
+    fault="gpu-absent:1",
 )
 def test_count(scene: Scene, look: Look) -> None:
     """NVML, the PCI bus and the expected state agree on the number of GPUs."""
@@ -187,11 +187,10 @@ def test_identity(scene: Scene, look: Look) -> None:
     gpus, record = scene.report["nvml"]["gpus"], scene.record
     assert record is not None
     since = f"as in the good run of {record['time']}"
-    there = {one["slot"].partition(".")[0] for one in scene.report["pci"]["gpus"]}
     for old in record["gpus"]:
         now = next((gpu for gpu in gpus if same_slot(gpu["slot"], old["slot"])), None)
         if now is None or now["lost"]:
-            because = "gpu.answers" if old["slot"].partition(".")[0] in there else "gpu.count"
+            because = "gpu.answers" if is_out_of_reach(scene, old["slot"]) else "gpu.count"
             look.unknown(part(old), "identity", why="this GPU does not answer", because=because)
             continue
         for field, verdict in (("name", "fail"), ("uuid", "degraded"), ("serial", "degraded")):
@@ -226,7 +225,7 @@ def test_identity(scene: Scene, look: Look) -> None:
     action="service",
     source="NVML API: current and maximum link width; research: verification 1.6 (an idle GPU "
     "lowers the generation, not the width; a part made for x8 has 8 as its maximum)",
-    fault="nvml:1:pcie_width=8",
+    fault="pcie-width:1:8",
 )
 def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """Every GPU's link to the host is as wide as it can be."""

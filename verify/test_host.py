@@ -37,7 +37,7 @@ def test_self_name(report: dict[str, Any], look: Look) -> None:
 @check(
     "host.disk",
     source="verify/test_host.py LEAST_FREE_MIB, research: verification 1.1",
-    fault="disk-full",
+    fault="tmp-full",
 )
 def test_disk(report: dict[str, Any], asked: dict[str, Any], look: Look) -> None:
     """There is free space where it is needed, and nothing is read-only."""

@@ -38,7 +38,7 @@ def installed(host: Any, *patterns: str) -> dict[str, str] | None:
     "stack.packages",
     needs=("locked-packages",),
     source="lock: exact versions; research: provisioning 2.7, how pins fail",
-    fault="other-package",
+    fault="package-version",
 )
 def test_packages(scene: Scene, host: Any, look: Look) -> None:
     """CUDA, cuDNN, NCCL and the driver's packages are installed at their locked versions."""
@@ -205,7 +205,7 @@ def test_env(scene: Scene, host: Any, look: Look) -> None:
     "env.wheels",
     needs=("locked-environment", "environment"),
     source="lock: every wheel by hash; research: provisioning 2.10",
-    fault="env-wheel",
+    fault="wheel-version",
 )
 def test_wheels(scene: Scene, look: Look) -> None:
     """The environment holds the locked wheels, and no others."""
@@ -215,7 +215,8 @@ def test_wheels(scene: Scene, look: Look) -> None:
     found = scene.report["torch"]["wheels"]
     if not found:
         why = scene.report["torch"]["error"] or "the environment does not list them"
-        look.unknown(environment, "wheels", why=why, because="env.works")
+        because = "env.works" if scene.report["torch"]["state"] != "ok" else ""
+        look.unknown(environment, "wheels", why=why, because=because)
         return
     for name in sorted(wanted["wheels"].keys() | found.keys()):
         locked = wanted["wheels"].get(name)
@@ -227,15 +228,28 @@ def test_wheels(scene: Scene, look: Look) -> None:
             held=found.get(name) == locked,
             verdict="fail" if locked else "degraded",
             baseline=scene.expected_from,
+            because="" if locked or not _needs_unmet(scene, name) else "env.pip-check",
             evidence=(f"{wanted['path']}: gpufleet apply builds it anew",),
         )
+
+
+def _needs_unmet(scene: Scene, wheel: str) -> bool:
+    """A wheel's own requirements are not met: env.pip-check says more of it than that it is there."""
+    return any(line.split(" ")[0].lower() == wheel for line in scene.report["pip"]["problems"])
+
+
+def _other_wheels(scene: Scene) -> set[str]:
+    """Locked wheels that are missing or at another version."""
+    environment = (scene.expected or {}).get("environment") or {"wheels": {}}
+    found = scene.report["torch"]["wheels"]
+    return {name for name, version in environment["wheels"].items() if found.get(name) != version}
 
 
 @check(
     "env.pip-check",
     needs=("environment",),
     source="pip's documentation: `pip check` verifies that requirements are met",
-    fault="env-requires",
+    fault="pip-check",
 )
 def test_pip_check(scene: Scene, look: Look) -> None:
     """The requirements of everything in the environment are met."""
@@ -246,10 +260,17 @@ def test_pip_check(scene: Scene, look: Look) -> None:
         because = "env.works" if scene.report["torch"]["state"] != "ok" else ""
         look.unknown(environment, "requirements", why=why, because=because)
         return
+    others = _other_wheels(scene)
+    explained = [
+        line
+        for line in pip["problems"]
+        if others & set(re.findall(r"[\w.-]+", line.lower().replace("_", "-")))
+    ]
     look.at(
         environment,
         "requirements that are not met",
         found=len(pip["problems"]),
         expected=0,
         evidence=pip["problems"],
+        because="env.wheels" if len(explained) == len(pip["problems"]) else "",
     )

@@ -18,7 +18,7 @@ OF_THE_DRIVER = ("libcuda.so",)
     needs=("torch",),
     source="docs: PyTorch links its wheels' libraries; a system cuDNN in front breaks the first "
     "convolution (design 7)",
-    fault="foreign-libraries",
+    fault="library-in-front",
 )
 def test_libraries(scene: Scene, host: Any, look: Look) -> None:
     """The CUDA, cuDNN and NCCL libraries that torch takes are those of its own environment."""
@@ -51,7 +51,7 @@ def test_libraries(scene: Scene, host: Any, look: Look) -> None:
     needs=("cuda-build", "nvml"),
     source="CUDA binary compatibility: cubins run on their major version from their minor on, PTX "
     "on anything newer (CUDA C++ programming guide); is_available() stays true, research 4 #11",
-    fault="torch-arch",
+    fault="arch-list",
 )
 def test_arch_list(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """torch has code for every GPU of this host."""
@@ -102,7 +102,7 @@ def covers(archs: list[str], capability: tuple[int, int]) -> bool:
     "torch.devices",
     needs=("cuda-build", "nvml"),
     source="torch counts what CUDA shows it; research: verification 1.3 and 4 #7 (7 of 8 GPUs)",
-    fault="torch-devices",
+    fault="fewer-devices",
 )
 def test_devices(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """torch sees every GPU that NVML shows, and no other."""
