@@ -1,8 +1,8 @@
 #!/bin/sh
 # Prepares this machine for the tests, and takes everything away again.
 #
-#   tests/setup.sh PYTHON    system packages for the simulated fleet (root or sudo), torch into
-#                            PYTHON's environment
+#   tests/setup.sh PYTHON    system packages for the simulated fleet and the browser test (root or
+#                            sudo), torch into PYTHON's environment
 #   tests/setup.sh --venv    only what `python3 -m venv` needs
 #   tests/setup.sh --remove  the fleet, its caches and the packages that this script installed
 set -eu
@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/gpufleet"
 INSTALLED="$CACHE/installed-packages"
+BROWSER="chromium fonts-dejavu-core"
 TORCH="torch==2.13.0"
 TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
 
@@ -36,7 +37,7 @@ install_packages() {
     done
     [ -n "$missing" ] || return 0
     if ! may_be_root; then
-        say "without root or passwordless sudo these stay away:$missing (fleet tests will be skipped)"
+        say "without root or passwordless sudo these stay away:$missing (tests that need them are skipped)"
         return 0
     fi
     command -v apt-get >/dev/null || { say "no apt-get here: install$missing by hand"; return 0; }
@@ -96,8 +97,8 @@ case "${1:-}" in
     --remove) remove_all ;;
     "") say "usage: tests/setup.sh PYTHON | --venv | --remove"; exit 2 ;;
     *)
-        # shellcheck disable=SC2046  # a list of names on purpose
-        install_packages $("$1" -m tests.sim packages)
+        # shellcheck disable=SC2046,SC2086  # lists of names on purpose
+        install_packages $("$1" -m tests.sim packages) $BROWSER
         install_torch "$1"
         ;;
 esac
