@@ -40,7 +40,9 @@ class Collector:
     def __init__(self, scene: Any, wanted: list[str]) -> None:
         self.scene, self.wanted = scene, wanted
         self.results: list[Any] = []
-        self.faults: list[str] = []
+        self.unknown: list[str] = []
+        """Ids asked for that no check has."""
+        self.unreadable: list[str] = []
 
     def done(self, asked: Any) -> None:
         """One check has ended, or was not asked."""
@@ -49,9 +51,7 @@ class Collector:
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
         """Only the checks asked for."""
         known = {item.obj.check.id for item in items if hasattr(item.obj, "check")}
-        unknown = sorted(set(self.wanted) - known)
-        if unknown:
-            self.faults.append(f"no check {', '.join(unknown)} in this bundle")
+        self.unknown = sorted(set(self.wanted) - known)
         if self.wanted:
             chosen = [item for item in items if _id(item) in self.wanted]
             config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
@@ -60,7 +60,7 @@ class Collector:
     def pytest_collectreport(self, report: Any) -> None:
         """A file of checks that cannot be read is no file without checks."""
         if report.failed:
-            self.faults.append(f"{report.nodeid}: {report.longreprtext}")
+            self.unreadable.append(f"{report.nodeid}: {report.longreprtext[-400:]}")
 
 
 def _id(item: Any) -> str:
@@ -70,6 +70,9 @@ def _id(item: Any) -> str:
 
 def request_of(text: str) -> dict[str, Any]:
     """The request, its form checked; WrongRequest with everything that is wrong."""
+    from verify import own
+    from verify.checks import LEVELS
+
     try:
         found = json.loads(text)
     except ValueError as error:
@@ -77,24 +80,16 @@ def request_of(text: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("schema") != 1:
         raise WrongRequest("its schema is not 1")
     wrong = [key for key, kind in _TYPES.items() if not isinstance(found.get(key), kind)]
-    wrong += [] if key_fits(found.get("level")) else ["level"]
+    if found.get("level") not in LEVELS:
+        wrong.append("level")
     if wrong:
         raise WrongRequest(f"wrong or missing: {', '.join(sorted(set(wrong)))}")
     if found["expected"] is not None:
-        from verify import own
-
         try:
             own.usable(found["expected"], "the lock's expected state")
         except own.Unusable as error:
             raise WrongRequest(str(error)) from None
     return found
-
-
-def key_fits(level: object) -> bool:
-    """The level is one of ours."""
-    from verify.checks import LEVELS
-
-    return level in LEVELS
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +113,10 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     files = [str(path) for path in sorted(VERIFY.glob("test_*.py"))]
     plugin = _Named(collector, ONHOST)
     pytest.main([*options, *files], plugins=[plugin])
-    if collector.faults:
-        raise WrongRequest("; ".join(collector.faults))
+    if collector.unreadable:
+        raise there.Unreachable(f"checks cannot be read: {'; '.join(collector.unreadable)}")
+    if collector.unknown:
+        raise WrongRequest(f"no check {', '.join(collector.unknown)} in this bundle")
     document = result(request, scene, collector.results)
     document.update(started=started, seconds=round(time.monotonic() - begun, 3))
     _remember(document, scene, request)

@@ -14,7 +14,7 @@ from typing import Any
 EXPECTED = "/etc/gpufleet/expected.json"
 """What `gpufleet apply` and `gpufleet adopt` write; without root it lies below the prefix."""
 RECORD = "/var/lib/gpufleet/verified.json"
-"""The GPUs of the last good run; without root it lies in the prefix's own record."""
+"""The GPUs of the last good run; without root it lies below the prefix."""
 VERSION = 1
 """Of the expected state's form (deploy/expected.py)."""
 SCHEMA = 1
@@ -135,7 +135,7 @@ def filled(
 
 def record_paths(prefix: str) -> tuple[str, str]:
     """Where the record may lie, the one of root first."""
-    return RECORD, f"{prefix}/record/verified.json"
+    return RECORD, f"{prefix}/verified.json"
 
 
 def own_record(host: Any, prefix: str) -> dict[str, Any] | None:

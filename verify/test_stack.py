@@ -234,7 +234,7 @@ def test_wheels(scene: Scene, look: Look) -> None:
 
 
 def _needs_unmet(scene: Scene, wheel: str) -> bool:
-    """A wheel's own requirements are not met: env.pip-check says more of it than that it is there."""
+    """A wheel's own requirements are not met: env.pip-check says more than that it is there."""
     return any(line.split(" ")[0].lower() == wheel for line in scene.report["pip"]["problems"])
 
 
