@@ -6,6 +6,7 @@ from pathlib import Path
 from deploy.fleet.spec import SPEC_KEYS
 
 ROOT = Path(__file__).parent.parent
+ROOMS = (ROOT / "deploy", ROOT / "verify")
 README = (ROOT / "README.md").read_text()
 
 
@@ -26,13 +27,12 @@ def test_every_inventory_key_is_described_and_no_other() -> None:
 
 def test_every_command_is_described_and_no_other() -> None:
     named = {text.split()[1] for text in first_column(section("Commands")) if "gpufleet" in text}
-    commands = {path.stem for path in (ROOT / "deploy/commands").glob("[a-z]*.py")}
+    commands = {path.stem for room in ROOMS for path in room.glob("commands/[a-z]*.py")}
     assert named == commands
 
 
 def sources() -> str:
-    deploy = ROOT / "deploy"
-    files = [*deploy.rglob("*.py"), *deploy.rglob("*.sh")]
+    files = [path for room in ROOMS for kind in ("*.py", "*.sh") for path in room.rglob(kind)]
     return "\n".join(path.read_text() for path in files)
 
 
@@ -49,13 +49,15 @@ def test_every_file_that_a_layer_writes_is_listed() -> None:
     written = set(
         re.findall(r"[\"'](/(?:etc|usr|var|run|opt)/[\w./-]*gpufleet[\w./-]*)", sources())
     )
-    assert "/etc/gpufleet/expected.json" in written
-    assert (
-        sorted(path for path in written if not path.startswith("/run/") and path not in page) == []
-    )
+    assert {"/etc/gpufleet/expected.json", "/var/lib/gpufleet/verified.json"} <= written
+    folders = tuple(re.findall(r"`(/[\w./-]+/)`", page))
+    listed = {path for path in written if path in page or path.startswith((*folders, "/run/"))}
+    assert written - listed == set()
 
 
 def test_every_local_file_named_in_the_readme_exists() -> None:
-    for name in re.findall(r"`((?:docs|inventories|deploy|tests)/[A-Za-z0-9_./-]+)`", README):
+    for name in re.findall(
+        r"`((?:docs|inventories|deploy|verify|tests)/[A-Za-z0-9_./-]+)`", README
+    ):
         if name != "inventories/lab.py" and name != "inventories/lab.lock":
             assert (ROOT / name).exists(), name

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from verify.bundle import DISTRIBUTIONS, STAYS, travelling
+
 ROOT = Path(__file__).parent.parent
 PURE = (
     "solve",
@@ -69,8 +71,30 @@ def test_deploy_knows_nothing_of_verify_and_tests(path: Path) -> None:
 @pytest.mark.parametrize("path", files("verify"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_verify_reaches_only_the_hall_the_catalogue_and_the_lock(path: Path) -> None:
     allowed = ("deploy.fleet.", "deploy.catalog.", "deploy.lock.")
+    if path.name == "__main__.py":  # another door to the command, and nothing else
+        allowed = ("deploy.cli.main.",)
     for name in reaches(path, "deploy"):
         assert f"{name}.".startswith(allowed), f"{path} imports {name}"
+
+
+def own_packages(path: Path) -> set[str]:
+    """Packages outside the standard library that a file imports."""
+    return {name.split(".")[0] for name in imported(path)} - set(sys.stdlib_module_names)
+
+
+CHECKS = [path for path in travelling() if path.suffix == ".py"]
+
+
+@pytest.mark.parametrize("path", CHECKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_travels_brings_all_that_it_needs(path: Path) -> None:
+    brought = {top.removesuffix(".py") for tops in DISTRIBUTIONS.values() for top in tops}
+    torch = {"torch"} if path.parent.name == "payload" else set()
+    assert own_packages(path) <= {"verify"} | brought | torch
+    # there.py pushes the bundle when plain pytest looks from outside, and only then needs it.
+    stays = {f"verify.{Path(name).stem}" for name in STAYS} - (
+        {"verify.bundle"} if path.name == "there.py" else set()
+    )
+    assert [name for name in imported(path) if name.startswith(tuple(stays))] == []
 
 
 @pytest.mark.parametrize("path", PURE_FILES, ids=lambda path: str(path.relative_to(ROOT)))

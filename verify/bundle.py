@@ -106,10 +106,15 @@ def build(room: Path) -> Bundle:
     return Bundle(dict(sorted(files.items())))
 
 
-def _own(room: Path, faults: list[Fault]) -> Iterator[tuple[str, bytes]]:
+def travelling(room: Path = ROOM) -> list[Path]:
+    """The files of this room that go to hosts, pieces that are missing included."""
     paths = {path for path in room.glob("*.py") if path.name not in STAYS}
     paths |= set((room / "payload").glob("*.py")) | set((room / "data").glob("*.json"))
-    for path in paths | {room / name for name in PIECES}:
+    return sorted(paths | {room / name for name in PIECES})
+
+
+def _own(room: Path, faults: list[Fault]) -> Iterator[tuple[str, bytes]]:
+    for path in travelling(room):
         try:
             yield f"verify/{path.relative_to(room).as_posix()}", path.read_bytes()
         except OSError as error:
