@@ -1,15 +1,9 @@
-"""The whole of gpufleet in a few minutes, by its own commands: `make demo`.
-
-With root (or passwordless sudo) on four simulated hosts; without, or with `python -m tests.demo
-inventories/local.py`, on this machine alone in a folder below build/. Every command is shown as
-one would type it, and its outcome is checked: the demo ends with 0 only when all was as it says.
-"""
+"""Plays the demo: each command shown, run and checked; ends with the code of what went wrong."""
 
 from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -17,21 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from tests import demo
+from tests.demo.acts import FLEET, HERE, HOST, LOCAL, SIM, Act, Command, acts
 from tests.sim import paths, profiles
 
 REPOSITORY = paths.REPOSITORY
-HERE = REPOSITORY / "build" / "demo"
-"""Everything that the demo itself writes, but the runs: JSON, and the local variant's files."""
-SIM, LOCAL = "inventories/sim.py", "inventories/local.py"
-FLEET = "demo"
-BROKEN_HOST, BROKEN_GPU = "h100-02", 3
-WHEEL = "networkx"
-"""A wheel that torch cannot do without, and nothing else here."""
 END_S = 20
 """How long a command may take to end after Ctrl-C."""
 
@@ -42,155 +28,6 @@ class Stopped(Exception):  # noqa: N818 - reads as what it is at every raise
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command as one would type it in the repository."""
-
-    line: str
-    wanted: int = 0
-    """The exit code that it must have."""
-    holds: str = ""
-    """What its output must hold."""
-    check: Callable[[], str] = field(default=lambda: "")
-    """Looks at what it wrote; returns what is wrong, "" for nothing."""
-
-
-@dataclass(frozen=True)
-class Act:
-    """A heading, and what is shown below it."""
-
-    heading: str
-    commands: tuple[Command, ...]
-
-
-def acts(inventory: str) -> list[Act]:
-    """What the demo shows on the simulated hosts, or on this machine alone."""
-    return _simulated() if inventory == SIM else _alone()
-
-
-def _common(inventory: str, apply: str) -> list[Act]:
-    return [
-        Act("What would change, and why", (Command(f"gpufleet plan {inventory}"),)),
-        Act("Bring every host to its stack", (Command(apply, holds="converged"),)),
-        Act(
-            "Prove that every host can train",
-            (Command(f"gpufleet verify {inventory} --level standard"),),
-        ),
-        Act("A second apply changes nothing", (Command(apply, holds="0 changes;"),)),
-    ]
-
-
-def _simulated() -> list[Act]:
-    found = "build/demo/broken.json"
-    return [
-        Act(
-            "Four simulated hosts: real Debian, simulated GPUs",
-            (
-                Command(f"python -m tests.sim up --fleet {FLEET} --profile demo"),
-                Command(f"python -m tests.sim restore --fleet {FLEET}"),
-                Command("rm -f inventories/sim.lock"),
-            ),
-        ),
-        *_common(SIM, f"gpufleet apply {SIM} --yes --reboot"),
-        Act(
-            f"GPU {BROKEN_GPU} of {BROKEN_HOST} falls off the bus",
-            (
-                Command(
-                    f"python -m tests.sim fault --fleet {FLEET} {BROKEN_HOST} gpu-lost:{BROKEN_GPU}"
-                ),
-                Command(f"gpufleet verify {SIM} --json {found}", wanted=1, check=one_lost_gpu),
-            ),
-        ),
-        Act(
-            "It is put right",
-            (
-                Command(f"python -m tests.sim heal --fleet {FLEET} {BROKEN_HOST}"),
-                Command(f"gpufleet verify {SIM}"),
-            ),
-        ),
-    ]
-
-
-def _alone() -> list[Act]:
-    place = HERE.relative_to(REPOSITORY)
-    wheels = f"{place}/gpufleet/env/lib/python3*/site-packages"
-    begin = [Command(f"export XDG_DATA_HOME={shlex.quote(str(HERE))}")]
-    if folders := wheel_folders():
-        begin.append(Command(f"export PIP_FIND_LINKS={shlex.quote(folders)}"))
-    return [
-        Act(
-            "This machine alone, in a folder of yours; what needs root is left out",
-            (
-                *begin,
-                Command(f"gpufleet remove {LOCAL} --yes"),
-                Command("rm -f inventories/local.lock"),
-            ),
-        ),
-        *_common(LOCAL, f"gpufleet apply {LOCAL} --yes"),
-        Act(
-            f"Somebody removes a wheel, {WHEEL}",
-            (
-                Command(f"rm -r {wheels}/{WHEEL}*"),
-                Command(
-                    f"gpufleet verify {LOCAL} --json {place}/broken.json",
-                    wanted=1,
-                    check=one_lost_wheel,
-                ),
-            ),
-        ),
-        Act(
-            "It is put right",
-            (
-                Command(f"gpufleet apply {LOCAL} --yes", holds="converged"),
-                Command(f"gpufleet verify {LOCAL}"),
-            ),
-        ),
-    ]
-
-
-def wheel_folders() -> str:
-    """Where this machine's pip is configured to find wheels, when only its files say so."""
-    if os.environ.get("PIP_FIND_LINKS"):
-        return ""
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.find-links"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return " ".join(asked.stdout.split())
-
-
-def causes(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Findings of a verify run that nothing else explains, each with the name of its host."""
-    return [
-        {**finding, "host": name, "check": check["id"]}
-        for name, host in document["hosts"].items()
-        for check in (host["result"] or {"checks": ()})["checks"]
-        for finding in check["findings"]
-        if not finding["because"] and finding["verdict"] != "degraded"
-    ]
-
-
-def one_lost_gpu() -> str:
-    """Whether the broken run names the broken GPU and nothing else."""
-    document = json.loads((HERE / "broken.json").read_text())
-    found = {(one["host"], one["component"].get("gpu")) for one in causes(document)}
-    if found == {(BROKEN_HOST, BROKEN_GPU)}:
-        return ""
-    return f"found {sorted(found, key=str)}, wanted GPU {BROKEN_GPU} of {BROKEN_HOST} alone"
-
-
-def one_lost_wheel() -> str:
-    """Whether the broken run names the wheel that is gone."""
-    document = json.loads((HERE / "broken.json").read_text())
-    found = causes(document)
-    if found and all(WHEEL in json.dumps(one) for one in found):
-        return ""
-    told = [f"{one['check']}: {one['found']}" for one in found]
-    return f"found {told}, wanted {WHEEL} alone"
 
 
 class Stage:
@@ -293,7 +130,7 @@ def where_to_look(inventory: str) -> str:
         f"gpufleet plan {inventory} --explain HOST   every choice with its reason",
     ]
     if inventory == SIM:
-        lines.append(f"python -m tests.sim fault {BROKEN_HOST} '?'   what else can break")
+        lines.append(f"python -m tests.sim fault {HOST} '?'   what else can break")
         lines.append("python -m tests.sim down             takes the hosts down")
     lines.append("make clean                           takes every trace away")
     return "\n".join(f"  {line}" for line in lines)
@@ -315,7 +152,7 @@ def show(inventory: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.demo", description=demo.__doc__)
     parser.add_argument("inventory", nargs="?", default="", help=f"{SIM} or {LOCAL}")
     wish = parser.parse_args(argv).inventory
     HERE.mkdir(parents=True, exist_ok=True)

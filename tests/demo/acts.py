@@ -1,0 +1,148 @@
+"""What the demo shows: acts of commands, and what each must come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.sim import paths
+
+HERE = paths.REPOSITORY / "build" / "demo"
+"""Everything that the demo itself writes, but the runs: JSON, and the local variant's files."""
+SIM, LOCAL = "inventories/sim.py", "inventories/local.py"
+FLEET = "demo"
+HOST, GPU = "h100-02", 3
+"""The GPU that breaks."""
+WHEEL = "networkx"
+"""The wheel that somebody removes: torch does not work without it."""
+_FOUND = "build/demo/broken.json"
+_SITE = "build/demo/gpufleet/env/lib/python3*/site-packages"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command as one would type it in the repository."""
+
+    line: str
+    wanted: int = 0
+    """The exit code that it must have."""
+    holds: str = ""
+    """What its output must hold."""
+    check: Callable[[], str] = field(default=lambda: "")
+    """Looks at what it wrote; returns what is wrong, "" for nothing."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """A heading, and what is shown below it."""
+
+    heading: str
+    commands: tuple[Command, ...]
+
+
+def acts(inventory: str) -> list[Act]:
+    """The demo on the simulated hosts, or on this machine alone."""
+    return _simulated() if inventory == SIM else _alone()
+
+
+def _provisioned(inventory: str, apply: str) -> list[Act]:
+    standard = f"gpufleet verify {inventory} --level standard"
+    return [
+        Act("What would change, and why", (Command(f"gpufleet plan {inventory}"),)),
+        Act("Every host is brought to its stack", (Command(apply, holds="converged"),)),
+        Act("Every host proves that it can train", (Command(standard),)),
+        Act("A second apply changes nothing", (Command(apply, holds="0 changes;"),)),
+    ]
+
+
+def _simulated() -> list[Act]:
+    sim = "python -m tests.sim"
+    begin = (
+        Command(f"{sim} up --fleet {FLEET} --profile demo"),
+        Command(f"{sim} restore --fleet {FLEET}"),
+        Command("rm -f inventories/sim.lock"),
+    )
+    breaks = (
+        Command(f"{sim} fault --fleet {FLEET} {HOST} gpu-lost:{GPU}"),
+        Command(f"gpufleet verify {SIM} --json {_FOUND}", wanted=1, check=one_lost_gpu),
+    )
+    heals = (Command(f"{sim} heal --fleet {FLEET} {HOST}"), Command(f"gpufleet verify {SIM}"))
+    return [
+        Act("Four hosts: Debian is real, the GPUs are simulated", begin),
+        *_provisioned(SIM, f"gpufleet apply {SIM} --yes --reboot"),
+        Act(f"GPU {GPU} of {HOST} falls off the bus", breaks),
+        Act("It is put right", heals),
+    ]
+
+
+def _alone() -> list[Act]:
+    apply = f"gpufleet apply {LOCAL} --yes"
+    begin = [Command(f"export XDG_DATA_HOME={shlex.quote(str(HERE))}")]
+    if folders := wheel_folders():
+        begin.append(Command(f"export PIP_FIND_LINKS={shlex.quote(folders)}"))
+    begin += [
+        Command(f"gpufleet remove {LOCAL} --yes"),
+        Command("rm -f inventories/local.lock"),
+    ]
+    breaks = (
+        Command(f"rm -r {_SITE}/{WHEEL}*"),
+        Command(f"gpufleet verify {LOCAL} --json {_FOUND}", wanted=1, check=one_lost_wheel),
+    )
+    heals = (Command(apply, holds="converged"), Command(f"gpufleet verify {LOCAL}"))
+    return [
+        Act("This machine alone, below build/demo; what needs root is left out", tuple(begin)),
+        *_provisioned(LOCAL, apply),
+        Act(f"Somebody removes a wheel, {WHEEL}", breaks),
+        Act("It is put right", heals),
+    ]
+
+
+def wheel_folders() -> str:
+    """Where this machine's pip is configured to find wheels, when only its files say so."""
+    if os.environ.get("PIP_FIND_LINKS"):
+        return ""
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.find-links"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return " ".join(asked.stdout.split())
+
+
+Broken = set[tuple[str, str, int | str | None]]
+"""Host, kind of component, and its index or name."""
+
+
+def broken(document: dict[str, Any]) -> Broken:
+    """What a verify run says is not well; findings that another one explains are not in it."""
+    found: Broken = set()
+    for name, host in document["hosts"].items():
+        parts = [finding["component"] for finding in host["findings"]]
+        if host["verdict"] != "pass" and not parts:
+            found.add((name, host["verdict"], None))
+        for part in parts:
+            index = part["index"]
+            found.add((name, part["kind"], part["name"] if index is None else index))
+    return found
+
+
+def one_lost_gpu() -> str:
+    """What is wrong with the broken run: it must name the broken GPU and nothing else."""
+    return _differs({(HOST, "gpu", GPU)})
+
+
+def one_lost_wheel() -> str:
+    """What is wrong with the broken run: it must name the wheel that is gone, nothing else."""
+    return _differs({("@local", "wheel", WHEEL)})
+
+
+def _differs(wanted: Broken) -> str:
+    found = broken(json.loads((HERE / "broken.json").read_text(encoding="utf-8")))
+    return "" if found == wanted else f"found {sorted(found, key=str)}, wanted {wanted} alone"
