@@ -367,7 +367,7 @@ def test_loss(trained: Document | Unusable, gpus: list[dict[str, Any]], look: Lo
     level="standard",
     needs=(*NEEDS, "cuda-build"),
     source="a system cuDNN in front of the wheel's breaks the first convolution (design 7)",
-    fault="foreign-libraries",
+    fault="library-in-front",
 )
 def test_libraries(
     trained: Document | Unusable,

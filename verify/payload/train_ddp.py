@@ -86,18 +86,23 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--perturb",
         default=os.environ.get(PERTURB, ""),
-        metavar="KIND:RANK[:STAGE]",
+        metavar="KIND:RANK[:STAGE],...",
         help=f"for tests: {', '.join(PERTURBATIONS)}",
     )
     asked = parser.parse_args(argv)
     if not 1 <= asked.ranks <= 64:
         parser.error(f"--ranks {asked.ranks}: from 1 to 64")
-    kind, _, rest = asked.perturb.partition(":")
-    rank, _, stage = rest.partition(":")
-    known = kind in PERTURBATIONS and rank.isascii() and rank.isdigit()
-    if asked.perturb and (not known or stage not in ("", *STAGES)):
-        parser.error(f"--perturb {asked.perturb}: KIND:RANK[:STAGE]")
+    for kind, rank, stage in perturbations(asked.perturb):
+        known = kind in PERTURBATIONS and rank.isascii() and rank.isdigit()
+        if not known or stage not in ("", *STAGES):
+            parser.error(f"--perturb {asked.perturb}: KIND:RANK[:STAGE],...")
     return asked
+
+
+def perturbations(text: str) -> list[tuple[str, str, str]]:
+    """Kind, rank and stage ("" for the usual one) of each fault that tests want."""
+    parts = [f"{one}::".split(":") for one in text.split(",") if one]
+    return [(kind, rank, ":".join(more).rstrip(":")) for kind, rank, *more in parts]
 
 
 # ---------------------------------------------------------------- the launcher: no torch in here
@@ -334,9 +339,9 @@ class Trail:
         self.steps = self.in_stage = 0
         self.stage, self.began = "start", time.monotonic()
         self.record: Record = {"rank": rank, "pid": os.getpid(), "stages": {}, "ended": False}
-        self.kind, _, rest = perturb.partition(":")
-        who, _, self.only = rest.partition(":")
-        self.perturbed = bool(perturb) and int(who) == rank
+        self.faults = [
+            (kind, stage) for kind, who, stage in perturbations(perturb) if int(who) == rank
+        ]
         self.file = os.open(folder / f"rank-{rank}.at", os.O_CREAT | os.O_WRONLY, 0o600)
         self.save()
         self.at("Python started")
@@ -367,8 +372,10 @@ class Trail:
 
     def wrong(self, kind: str, default: str = "") -> bool:
         """Whether a test wants this rank to do this wrong in this stage."""
-        stage = self.only or default or self.stage
-        return self.perturbed and kind == self.kind and stage == self.stage
+        return any(
+            kind == one and self.stage == (stage or default or self.stage)
+            for one, stage in self.faults
+        )
 
     def _fail_on_purpose(self) -> None:
         if self.wrong("die", "collectives"):
