@@ -15,7 +15,7 @@ _OF_THE_CONTROLLER = (
         action="keep",
         needs=(),
         source="the controller's own login, within its deadline",
-        fault="host-down",
+        fault="unreachable",
     ),
 )
 

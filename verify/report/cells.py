@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from verify.checks import VERDICTS
-from verify.report.groups import Case, cases
 from verify.results import Gpu, HostVerification, Part
 
 UNASKED = "unasked"
@@ -37,7 +36,7 @@ class Cell:
 
 
 def cells(one: HostVerification) -> list[Cell]:
-    """The GPUs that NVML names, then those that only a finding names (lost from the bus)."""
+    """The GPUs that NVML names, and those that only a finding names (lost from the bus)."""
     result = one.result
     if result is None:
         return []
@@ -73,12 +72,9 @@ def cells(one: HostVerification) -> list[Cell]:
         label = "" if part.index is None else str(part.index)
         worst = _worst([verdict for _, _, verdict, _ in each])
         made.append(Cell(worst, label, part.name, part.uuid, part.serial, part.slot, checks))
+    if all(cell.slot for cell in made):
+        made.sort(key=lambda cell: cell.slot)
     return made
-
-
-def cause_at(one: HostVerification, cell: Cell) -> Case | None:
-    """The first cause among what was found at a GPU."""
-    return next((case for case in cases(one) if case.check in cell.checks), None)
 
 
 def _of_gpus(check: str) -> bool:
