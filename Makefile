@@ -40,6 +40,7 @@ demo: $(VENV)/.installed
 
 bench: setup
 	$(PY) -m tests.bench.sweep $(ARGS)
+	$(PY) -m tests.bench.verify $(ARGS)
 
 # Every trace of ours: the simulated fleet with its caches, the packages that set-up installed,
 # the environment. Asks for sudo where root made the traces.

@@ -66,12 +66,16 @@ def measure(hosts: int, at_once: int) -> dict[str, object]:
         "ways": results,
         "wanted_ms_per_host": WANTED_MS,
         "reached": ours <= WANTED_MS,
-        "machine": {
-            "cpus": os.cpu_count(),
-            "python": platform.python_version(),
-            "load_before": round(os.getloadavg()[0], 1),
-        },
+        "machine": machine(),
         "note": "hosts share the controller's cores: compare CPU, not wall time",
+    }
+
+
+def machine() -> dict[str, object]:
+    return {
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 1),
     }
 
 
@@ -80,9 +84,11 @@ def addresses(count: int) -> list[str]:
             for number in range(count)]  # fmt: skip
 
 
-def cost(way: str, place: Path, hosts: int, at_once: int) -> tuple[float, float]:
+def cost(
+    way: str, place: Path, hosts: int, at_once: int, module: str = "tests.bench.sweep"
+) -> tuple[float, float]:
     """CPU seconds of the client process, and wall seconds."""
-    words = [sys.executable, "-m", "tests.bench.sweep", "--child", way, "--place", str(place)]
+    words = [sys.executable, "-m", module, "--child", way, "--place", str(place)]
     words += ["--hosts", str(hosts), "--at-once", str(at_once)]
     started = time.monotonic()
     said = place / f"{way}.log"
