@@ -18,9 +18,9 @@ check: $(VENV)/.installed
 FIRST := $(wildcard tests/test_[a-k]*.py)
 REST  := $(filter-out $(FIRST),$(wildcard tests/test_*.py)) tests/sim_vendor
 check-first:
-	$(PY) -m pytest -q -m "not fleet and not browser" $(FIRST) $(ARGS)
+	$(PY) -m pytest -q -m "not fleet and not browser and not long" $(FIRST) $(ARGS)
 check-rest:
-	$(PY) -m pytest -q -m "not fleet and not browser" $(REST) $(ARGS)
+	$(PY) -m pytest -q -m "not fleet and not browser and not long" $(REST) $(ARGS)
 
 # Everything: set-up of this machine, then all tests, the simulated fleet included.
 test: setup

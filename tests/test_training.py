@@ -408,8 +408,12 @@ def test_one_rank_is_started_for_each_gpu_that_answers() -> None:
         found, [(seconds, command, more)] = run_with(of)
         assert not isinstance(found, Unusable)
         assert command[:3] == (PYTHON, "-B", "/bundle/verify/payload/train_ddp.py")
-        assert {f"--ranks={ranks}", f"--device={device}", "--limit=90"} <= set(command)
-        assert seconds > 90
+        assert {
+            f"--ranks={ranks}",
+            f"--device={device}",
+            f"--limit={test_training.LIMIT_S}",
+        } <= set(command)
+        assert seconds > test_training.LIMIT_S
         assert more == {"user": "alice", "login": True}
     _, [(_, command, _)] = run_with(cpu_scene())
     assert {"--ranks=2", "--device=cpu"} <= set(command)
