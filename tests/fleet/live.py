@@ -110,24 +110,22 @@ class LiveFleet:
         line = ("shell", "--fleet", self.name, "--root", node, "--", "sh", "-c", script)
         return sim(*line, timeout=timeout)
 
-    def fault(self, node: str, fault: str) -> None:
-        """Apply a fault: KIND or KIND:ARGUMENT."""
-        sim("fault", "--fleet", self.name, node, fault).ok()
+    def fault(self, node: str, *fault: str) -> None:
+        """Apply faults in this order: KIND or KIND:ARGUMENT."""
+        sim("fault", "--fleet", self.name, node, *fault).ok()
 
     def heal(self, node: str, *fault: str) -> None:
-        """Take one fault (all without it) away."""
+        """Take faults (all without a name) away, in this order."""
         sim("heal", "--fleet", self.name, node, *fault).ok()
 
     @contextmanager
     def broken(self, node: str, *faults: str) -> Iterator[None]:
         """Apply faults for a block."""
         try:
-            for fault in faults:
-                self.fault(node, fault)
+            self.fault(node, *faults)
             yield
         finally:
-            for fault in reversed(faults):  # a later one may stand on an earlier one
-                self.heal(node, fault)
+            self.heal(node, *reversed(faults))  # a later one may stand on an earlier one
 
     def restore(self, *nodes: str) -> None:
         """Bring nodes (all of them without arguments) back to their first boot."""

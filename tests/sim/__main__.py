@@ -69,12 +69,19 @@ def _restore(args: argparse.Namespace) -> None:
 
 
 def _fault(args: argparse.Namespace) -> None:
-    faults.apply(lifecycle.known(args.fleet).node(args.node), args.kind)
+    target = lifecycle.known(args.fleet).node(args.node)
+    for kind in args.kind:
+        faults.parse(kind)  # nothing is applied when one of them is wrong
+    for kind in args.kind:
+        faults.apply(target, kind)
 
 
 def _heal(args: argparse.Namespace) -> None:
     target = lifecycle.known(args.fleet).node(args.node)
-    say(f"{target.name}: healed {', '.join(faults.heal(target, args.kind)) or 'nothing'}")
+    for kind in args.kind:
+        faults.parse(kind)
+    healed = [one for kind in args.kind or [None] for one in faults.heal(target, kind)]
+    say(f"{target.name}: healed {', '.join(healed) or 'nothing'}")
 
 
 def _shell(args: argparse.Namespace) -> None:
@@ -142,10 +149,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("node", nargs="*")
     sub = command("fault", _fault, "break a running node; `fault NODE ?` lists the faults")
     sub.add_argument("node")
-    sub.add_argument("kind", metavar="KIND[:ARGUMENT]")
-    sub = command("heal", _heal, "take one fault, or all, away from a node")
+    sub.add_argument("kind", nargs="+", metavar="KIND[:ARGUMENT]")
+    sub = command("heal", _heal, "take faults, without a name all, away from a node")
     sub.add_argument("node")
-    sub.add_argument("kind", nargs="?", metavar="KIND[:ARGUMENT]")
+    sub.add_argument("kind", nargs="*", metavar="KIND[:ARGUMENT]")
     sub = command("shell", _shell, "log in to a node, or run a command there")
     sub.add_argument("--root", action="store_true", help="as root, without the node's sshd")
     sub.add_argument("node")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -97,29 +98,79 @@ def test_every_pin_of_a_stub_can_be_met() -> None:
             ), f"{wheel.stem}: {text}"
 
 
-def test_a_stub_torch_installs_imports_and_computes_nothing(url, tmp_path: Path) -> None:
-    target = tmp_path / "site"
+MAPPED = ("nvidia-cudnn-cu13", "nvidia-nccl-cu13==2.29.7", "nvidia-cublas", "nvidia-cuda-runtime")
+
+
+@pytest.fixture(scope="module")
+def stub(url, tmp_path_factory) -> Path:
+    """A folder with a stub torch for CUDA 13 and the libraries that it maps."""
+    home = tmp_path_factory.mktemp("stub")
+    target = home / "site"
     done = run_uv(
         *("pip", "install", "--target", target, "--python", sys.executable, "--no-deps"),
-        *("--index-url", f"{url}/wheels/simple/", "torch==2.13.0+cu130", "nvidia-cudnn-cu13"),
-        home=tmp_path,
+        *("--index-url", f"{url}/wheels/simple/", "torch==2.13.0+cu130", *MAPPED),
+        home=home,
     )
     assert done.returncode == 0, done.stderr
-    script = (
-        "import torch, ctypes, glob\n"
-        "print(torch.__version__, torch.version.cuda)\n"
-        f"(library,) = glob.glob('{target}/nvidia/cudnn/lib/libcudnn.so.9')\n"
-        "ctypes.CDLL(library)\n"
-        "try:\n    torch.zeros(1)\n"
-        "except torch.SimulatedTorchError as error:\n    print(error)\n"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(target)!r})\n{script}"],
+    return target
+
+
+def python(site: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that finds what is in this folder first."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r})\n{script}"],
+        env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
         text=True,
-        check=True,
-    ).stdout
+        check=False,
+    )
+
+
+def test_a_stub_torch_imports_and_computes_nothing(stub: Path) -> None:
+    script = (
+        "import torch\n"
+        "print(torch.__version__, torch.version.cuda)\n"
+        "for ask in ('zeros', 'nn', 'cuda.synchronize', 'cuda.Stream', 'backends.mps'):\n"
+        "    try:\n        eval('torch.' + ask)\n"
+        "    except torch.SimulatedTorchError as error:\n        print(error)\n"
+    )
+    shown = python(stub, script).stdout
     assert shown.startswith("2.13.0+cu130 13.0\ntorch.zeros: this torch is simulated")
+    assert shown.count("computes nothing") == 5
+
+
+def test_a_stub_torch_sees_no_gpu_where_nvml_is_not(stub: Path) -> None:
+    script = "from torch import cuda; print(cuda.is_available(), cuda.device_count(), "
+    assert python(stub, script + "cuda.get_arch_list())").stdout == "False 0 []\n"
+
+
+MAPS = (
+    "import torch\n"
+    "print(torch.backends.cudnn.version(), torch.cuda.nccl.version())\n"
+    "print({line.split()[-1] for line in open('/proc/self/maps') if 'libcudnn' in line})\n"
+)
+
+
+def test_a_stub_torch_maps_the_libraries_of_its_wheels(stub: Path) -> None:
+    shown = python(stub, MAPS)
+    found = f"{stub}/nvidia/cudnn/lib/libcudnn.so.9"
+    assert shown.stdout == f"92400 (2, 29, 7)\n{{{found!r}}}\n", shown.stderr
+
+
+def test_a_library_in_front_is_mapped_instead(stub: Path, tmp_path: Path) -> None:
+    other = tmp_path / "libcudnn.so.9"
+    other.write_bytes((stub / "nvidia/cudnn/lib/libcudnn.so.9").read_bytes())
+    shown = python(stub, MAPS, LD_LIBRARY_PATH=str(tmp_path))
+    assert shown.stdout == f"92400 (2, 29, 7)\n{{{str(other)!r}}}\n", shown.stderr
+
+
+def test_a_missing_library_is_an_import_error(stub: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(stub, site)
+    (site / "nvidia/nccl/lib/libnccl.so.2").unlink()
+    refused = python(site, "import torch")
+    assert refused.returncode == 1
+    assert "libnccl.so.2: cannot open shared object file" in refused.stderr
 
 
 def test_wheels_can_be_found_without_an_index(repository: VendorRepo, tmp_path: Path) -> None:

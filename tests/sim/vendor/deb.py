@@ -28,11 +28,24 @@ def compile_all(wanted: Iterable[Compiled], directory: Path, workers: int) -> di
             command += ["-shared", "-fPIC", f"-Wl,-soname,{artefact.soname}"]
         if artefact.source == "stublib.c":
             command.append("-nostdlib")
-        run([*command, str(FILES / artefact.source), "-o", str(target)])
+        with tempfile.TemporaryDirectory(prefix="needed-", dir=directory) as beside:
+            needed = [_named(soname, Path(beside)) for soname in artefact.needed]
+            if needed:
+                path = ":".join(artefact.runpath)
+                needed = ["-Wl,--no-as-needed", f"-Wl,--enable-new-dtags,-rpath,{path}", *needed]
+            run([*command, str(FILES / artefact.source), *needed, "-o", str(target)])
         return artefact, target
 
     with ThreadPoolExecutor(workers) as pool:
         return dict(pool.map(build, dict.fromkeys(wanted)))
+
+
+def _named(soname: str, directory: Path) -> str:
+    """An empty library of this name, to be linked against and thrown away."""
+    target = str(directory / soname)
+    kind = ("-shared", "-nostdlib", f"-Wl,-soname,{soname}")
+    run(["gcc", *kind, "-x", "c", os.devnull, "-o", target])
+    return target
 
 
 def build_all(

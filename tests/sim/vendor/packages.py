@@ -33,12 +33,15 @@ class Link:
 class Compiled:
     """A file made by the C compiler from `files/<source>`, the same for equal fields.
 
-    `defines` become -D options; a soname makes it a shared library, none an executable.
+    `defines` become -D options; a soname makes it a shared library, none an executable. It names
+    the sonames in `needed` as libraries to load with it, found in `runpath` ($ORIGIN allowed).
     """
 
     source: str
     defines: tuple[tuple[str, str], ...] = ()
     soname: str = ""
+    needed: tuple[str, ...] = ()
+    runpath: tuple[str, ...] = ()
 
     @property
     def mode(self) -> int:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .packages import Compiled, shared_library
+from .packages import Compiled, shared_library, text_file
 
 LINUX = "sys_platform == 'linux'"
 PLATFORM = "py3-none-manylinux_2_28_x86_64"
@@ -119,13 +119,19 @@ EXTRAS = (
 
 
 def cuda_library(name: str, version: str, variant: str, directory: str, soname: str) -> Wheel:
-    """A wheel that holds one shared library."""
+    """A wheel that holds one shared library, which says its version where the real one does."""
+    numbers = [int(part) for part in version.split(".")[:3]]
+    answer = numbers[0] * 10000 + numbers[1] * 100 + numbers[2]
+    query = {"libcudnn.so.9": "cudnnGetVersion", "libnccl.so.2": "ncclGetVersion"}.get(soname)
+    library = shared_library(
+        soname, version, (query, answer) if query else None, out_parameter=directory == "nccl"
+    )
     return Wheel(
         name,
         version,
         (variant,),
         requires=NEEDS.get(name, ()),
-        libraries={f"nvidia/{directory}/lib/{soname}": shared_library(soname, version)},
+        libraries={f"nvidia/{directory}/lib/{soname}": library},
         requires_python=">=3",
     )
 
@@ -145,29 +151,19 @@ def toolkit(version: str, variant: str, parts: dict[str, tuple[str, str, str]]) 
 
 # ---- torch
 
-TORCH_STUB = '''"""Simulated torch {version}: it imports and says its version, no more."""
-
-__version__ = "{version}"
-
-
-class SimulatedTorchError(NotImplementedError):
-    """Raised for everything that a stub cannot answer."""
-
-
-class version:
-    __version__ = "{version}"
-    cuda = "{cuda}"
-    hip = None
-
-
-def __getattr__(name):
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise SimulatedTorchError(
-        f"torch.{{name}}: this torch is simulated by gpufleet and computes nothing; "
-        'install the CPU build (torch_build = "cpu") where something has to run'
-    )
-'''
+STUB = {
+    "torch/__init__.py": "torch_init.py",
+    "torch/cuda/__init__.py": "torch_cuda.py",
+    "torch/cuda/nccl.py": "torch_nccl.py",
+    "torch/backends/__init__.py": "torch_backends.py",
+    "torch/backends/cudnn.py": "torch_cudnn.py",
+}
+"""Module of the stub -> its text in `files`."""
+ARCHITECTURES = {
+    "cu126": "sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90",
+    "cu130": "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120",
+}
+"""torch.cuda.get_arch_list() of the real builds (deploy/catalog/torch.toml names the sources)."""
 
 COMMON = ("filelock", "typing-extensions>=4.10.0", "setuptools>=77.0.3", "sympy>=1.13.3",
           "networkx>=2.5.1", "jinja2", "fsspec>=0.8.5")  # fmt: skip
@@ -182,7 +178,35 @@ def torch(version: str, cuda: str, pins: tuple[str, ...]) -> Wheel:
         local,
         (variant,),
         requires=COMMON + tuple(f"{pin}; {LINUX}" for pin in pins),
-        texts={"torch/__init__.py": TORCH_STUB.format(version=local, cuda=cuda)},
+        texts={
+            module: text_file(
+                name, **({"VERSION": local, "CUDA": cuda, "ARCHITECTURES": ARCHITECTURES[variant]})
+            ).content
+            for module, name in STUB.items()
+        },
+        libraries={"torch/lib/libtorch_cuda.so": torch_library(local, variant)},
+    )
+
+
+def torch_library(version: str, variant: str) -> Compiled:
+    """The library of torch that loads cuDNN, NCCL, cuBLAS and the runtime with it.
+
+    From the other wheels' folders, after LD_LIBRARY_PATH. The real one has an older kind of entry
+    (DT_RPATH) that goes before LD_LIBRARY_PATH, and it is cuDNN which opens its own parts by
+    LD_LIBRARY_PATH later; here one library stands for both.
+    """
+    major = variant[2:4]
+    parts = CU13 if major == "13" else CU12
+    folders = dict.fromkeys(
+        [*(place for _, place, _ in parts.values()), "cudnn", "nccl", "cusparselt", "nvshmem"]
+    )
+    needed = ("libcudnn.so.9", "libnccl.so.2", f"libcublas.so.{major}", f"libcudart.so.{major}")
+    return Compiled(
+        "stublib.c",
+        (("LIBRARY", f'"libtorch_cuda.so {version}"'),),
+        "libtorch_cuda.so",
+        needed,
+        tuple(f"$ORIGIN/../../nvidia/{folder}/lib" for folder in folders),
     )
 
 

@@ -48,7 +48,8 @@ static inline int sim_bound(const char *slot) {
   char full[512], path[128], link[256];
   FILE *known;
   snprintf(path, sizeof path, "/sys/bus/pci/devices/%.32s/vendor", slot);
-  if (!(known = fopen(sim_path(full, sizeof full, path), "r"))) return 1; /* no PCI tree at all */
+  if (!(known = fopen(sim_path(full, sizeof full, path), "r"))) /* gone, or no PCI tree at all */
+    return access(sim_path(full, sizeof full, "/sys/bus/pci/devices"), F_OK) != 0;
   fclose(known);
   snprintf(path, sizeof path, "/sys/bus/pci/devices/%.32s/driver", slot);
   ssize_t length = readlink(sim_path(full, sizeof full, path), link, sizeof link - 1);

@@ -157,8 +157,10 @@ def run(*command):
 
 def main():
     """Do what firmware and kernel do at boot; faults that outlive a reboot come back first."""
+    import klog
     import kmod  # it uses this module
 
+    klog.say(f"Linux version {os.uname().release} (its hardware is simulated)", 5)
     for function in described()["pci"]:
         show_function(function["slot"])
     for index, _ in enumerate(described()["gpus"]):

@@ -36,7 +36,8 @@ def load(name):
     if name == "nouveau":
         show_module("nouveau", "", refcnt=1)
         for slot in hardware.nvidia_functions("0x030200"):
-            bind(slot, "nouveau")
+            if bound_to(slot) is None:  # a driver that is bound keeps its device
+                bind(slot, "nouveau")
         return
     if name in VFIO:
         show_module(name, "")
@@ -82,6 +83,7 @@ def load_nvidia(version, licence):
         )
         raise RefusedError("ERROR: could not insert 'nvidia': No such device")
     show_module("nvidia", version)
+    write(MODULES / "nvidia/taint", "OE" if is_open else "POE")  # P: proprietary licence
     for slot in [*fits, *hardware.nvidia_functions("0x068000")]:
         bind(slot, "nvidia")
     kind = "UNIX Open Kernel Module for x86_64" if is_open else "UNIX x86_64 Kernel Module"
@@ -98,20 +100,26 @@ def show_driver(version, kind, slots):
     )
     for minor, gpu in enumerate(hardware.described()["gpus"]):
         if gpu["slot"] in slots:
-            write(
-                PROC_DRIVER / "nvidia/gpus" / gpu["slot"] / "information",
-                f"Model: \t\t {gpu['name']}\nIRQ:   \t\t 16\nGPU UUID: \t {gpu['uuid']}\n"
-                f"Bus Type: \t PCIe\nBus Location: \t {gpu['slot']}\nDevice Minor: \t {minor}\n"
-                "GPU Excluded:\t No",
-            )
-            device_file(f"nvidia{minor}")
-            show_mig(minor)
+            show_gpu(minor)
     for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"):
         device_file(name)
     for index, _ in enumerate(hardware.nvidia_functions("0x068000")):
         device_file(f"nvidia-nvswitch{index}")
     if hardware.nvidia_functions("0x068000"):
         device_file("nvidia-nvswitchctl")
+
+
+def show_gpu(minor):
+    """Write what the driver shows of one GPU, and make its device file."""
+    gpu = hardware.described()["gpus"][minor]
+    write(
+        PROC_DRIVER / "nvidia/gpus" / gpu["slot"] / "information",
+        f"Model: \t\t {gpu['name']}\nIRQ:   \t\t 16\nGPU UUID: \t {gpu['uuid']}\n"
+        f"Bus Type: \t PCIe\nBus Location: \t {gpu['slot']}\nDevice Minor: \t {minor}\n"
+        "GPU Excluded:\t No",
+    )
+    device_file(f"nvidia{minor}")
+    show_mig(minor)
 
 
 def show_mig(index):
