@@ -12,8 +12,10 @@ import pytest
 from deploy.cli import main
 from deploy.fleet.runs import Run, RunFile, now, read_run
 from tests.verified import drifted, healthy, hung, lost_gpu, recorded, remap_pending, unreachable
+from verify.report.advice import IDENTITY, MENDED_BY_APPLY
 from verify.report.age import ago, ending
 from verify.report.catalogue import catalogue
+from verify.report.groups import REACHABLE
 
 Captured = pytest.CaptureFixture[str]
 
@@ -180,6 +182,10 @@ def test_every_check_can_be_explained(tmp_path: Path, capsys: Captured) -> None:
         assert text.startswith(f"{name} {check.claim}")
         assert check.source in text
         assert f"gpufleet verify INVENTORY --check {name}" in text
+
+
+def test_advice_names_checks_that_exist() -> None:
+    assert set(catalogue()) >= MENDED_BY_APPLY | {IDENTITY, REACHABLE}
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,16 @@ DO: dict[str, str] = {
     "reboot": "take no new jobs on it, then reboot the host",
     "service": "take no new jobs on it, and have the part replaced",
 }
-MENDED_BY_APPLY = (
-    *("driver.", "fabric.", "stack.", "env.", "torch."),
-    *("gpu.persistence", "host.expected"),
+MENDED_BY_APPLY = frozenset(
+    {
+        *("driver.version", "driver.flavour", "driver.next-boot", "fabric.manager"),
+        *("stack.packages", "env.works", "env.wheels", "env.pip-check"),
+        *("gpu.persistence", "host.expected"),
+    }
 )
-"""Checks (or families) of what `gpufleet apply` sets."""
+"""Checks of what `gpufleet apply` sets: with the fault of each of them on a simulated host, the
+plan has a step. What others have put beside it (another package source, a variable of every login)
+is not ours to take away, and no step of the plan."""
 EXCHANGED = "; if it was exchanged on purpose, accept it"
 IDENTITY = "gpu.identity"
 """The check of an exchanged GPU: whoever exchanged it says so."""
@@ -55,7 +60,7 @@ def todo(group: Group) -> str:
 
 def mended_by_apply(group: Group) -> bool:
     """Whether `gpufleet apply` sets what was found wrong."""
-    return group.verdict in ("fail", "degraded") and group.check.startswith(MENDED_BY_APPLY)
+    return group.verdict in ("fail", "degraded") and group.check in MENDED_BY_APPLY
 
 
 def mend(group: Group, inventory: str) -> str:

@@ -101,7 +101,8 @@ def _unasked(view: View, width: int) -> Iterator[Line]:
     told = unasked(view)
     for reason, checks, hosts in told[:MOST_UNASKED]:
         place = "" if len(hosts) == len(view.results) else f" on {cut(fold(hosts), 30)}"
-        text = f"not asked{place}: {many(len(checks), 'check')}: {reason}"
+        named = ", ".join(checks) if len(checks) <= 2 else many(len(checks), "check")
+        text = f"not asked{place}: {named}: {reason}"
         yield from wrapped("dim", text, width, "", 2)
     if len(told) > MOST_UNASKED:
         yield "dim", f"not asked for {many(len(told) - MOST_UNASKED, 'more reason')}"
