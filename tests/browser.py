@@ -2,10 +2,12 @@
 
     python -m tests.browser PAGE.html PICTURE.png [WIDTH HEIGHT]
 
-draws a page to a picture, as docs/report.png was made:
+draws a page to a picture, as docs/report.png was made, of a run with one lost GPU:
 
-    gpufleet report RUN --html build/report.html
-    python -m tests.browser build/report.html docs/report.png 1100 720
+    python -m tests.sim fault h100-02 gpu-lost:3
+    gpufleet verify inventories/sim.py --level standard
+    gpufleet report --html build/report.html
+    python -m tests.browser build/report.html docs/report.png 1280 1000
 """
 
 import os

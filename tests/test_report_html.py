@@ -220,7 +220,7 @@ def test_every_figure_is_a_dot_at_its_place(tmp_path: Path) -> None:
     at = [float(str(one["cx"]).rstrip("%")) for one in found.all("cx")]
     assert at == [2.0, 50.0, 98.0]  # 2 % stay free at both ends
     assert "gpu1 rank 1: 120 samples/s" in found.words
-    assert "3 figures, 100 to 140, spread 28.6 %" in found.words
+    assert "100 to 140, spread 28.6 %" in found.words
 
 
 def test_small_differences_stay_small(tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ def _measured(view: View) -> Html | None:
         return None
     more = len(every) - MOST_PLOTS
     rest = tag("p", f"and {many(more, 'more kind')} of figures, in the JSON") if more > 0 else None
-    return _section("Measured", [[drawn(plot) for plot in every[:MOST_PLOTS]], rest], "measured")
+    drawings = tag("div", [drawn(plot) for plot in every[:MOST_PLOTS]], class_="plots")
+    return _section("Measured", [drawings, rest], "measured")
 
 
 def _checks(view: View) -> Html | None:

@@ -56,12 +56,13 @@ def drawn(plot: Plot) -> Html:
             "figcaption",
             tag("b", plot.name),
             f" in {plot.unit}" if plot.unit else "",
-            tag("span", f" {under}" if under else "", class_="soft"),
             tag(
                 "span",
-                f"{many(len(values), 'figure')}, {_short(low)} to {_short(high)}{spread}",
+                f"{_short(low)} to {_short(high)}{spread}",
                 class_="range",
+                title=many(len(values), "figure"),
             ),
+            tag("span", under, class_="soft under") if under else None,
         ),
         shape(plot, low - margin, high + margin),
     )
