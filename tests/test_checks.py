@@ -423,7 +423,7 @@ CASES = [
         part="package libnvidia-ml1",
         verdict="degraded",
         there=lambda host: host.offers.update({"libnvidia-ml1": ("2.99", "file:/other")}),
-        says="file:/other",
+        says="2.99 of file:/other",
     ),
     Case(
         "stack.origin",

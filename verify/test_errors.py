@@ -22,7 +22,7 @@ note (Azure NHC, research: verification 1.4)."""
     needs=("nvml", "ecc"),
     action="reset",
     source="NVML API: total ECC errors, volatile; research: verification 1.4 and 1.14 row 2",
-    fault="nvml:1:ecc_uncorrected=3",
+    fault="nvml:3:ecc_uncorrected=3",
 )
 def test_ecc(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """No GPU has uncorrectable memory errors since its driver was loaded, and ECC is on."""
@@ -66,7 +66,7 @@ def _by_design(gpu: dict[str, Any]) -> str:
     needs=("nvml", "remap"),
     action="reset",
     source="docs.nvidia.com, GPU Memory Error Management: Row Remapping; research 1.4",
-    fault="nvml:1:remap_pending=1",
+    fault="nvml:4:remap_pending=1",
 )
 def test_remap_pending(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """No row of a GPU's memory waits to be remapped, which a reset of the GPU does."""
@@ -85,7 +85,7 @@ def test_remap_pending(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> 
     needs=("nvml", "remap"),
     action="service",
     source="docs.nvidia.com, GPU Memory Error Management: RMA policy; research 1.4, 1.14 1 and 11",
-    fault="nvml:1:remap_failed=1",
+    fault="nvml:5:remap_failed=1",
 )
 def test_remap_failed(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """Every bad row of a GPU's memory could be remapped, and there are spare ones."""
@@ -147,7 +147,7 @@ def test_retired_pages(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> 
     "gpu.xid",
     needs=("gpus",),
     source="verify/data/xids.json; kernel log since boot (peers: until logrotate, research 4 #12)",
-    fault="xid:1:48",
+    fault="xid:7:48",
 )
 def test_xid(scene: Scene, look: Look) -> None:
     """The kernel log holds no Xid of the hardware since boot; an application's own are no fault."""

@@ -180,7 +180,7 @@ def _why_unloaded(scene: Scene) -> str:
     "gpu.identity",
     needs=("nvml", "record"),
     source="research: verification 1.3 (a swapped card); record of the host's last good run",
-    fault="nvml:1:serial=9999999999999",
+    fault="nvml:2:serial=9999999999999",
 )
 def test_identity(scene: Scene, look: Look) -> None:
     """The GPUs are those of the last good run: model, UUID and serial number."""
@@ -225,7 +225,7 @@ def test_identity(scene: Scene, look: Look) -> None:
     action="service",
     source="NVML API: current and maximum link width; research: verification 1.6 (an idle GPU "
     "lowers the generation, not the width; a part made for x8 has 8 as its maximum)",
-    fault="pcie-width:1:8",
+    fault="pcie-width:6:8",
 )
 def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """Every GPU's link to the host is as wide as it can be."""
@@ -262,9 +262,10 @@ def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> Non
 )
 def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: Look) -> None:
     """The driver keeps its state while no process uses a GPU."""
+    stopped = False
     for service in (scene.expected or {}).get("services", []):
         if "persistenced" in service:
-            look.at(
+            stopped = not look.at(
                 Component(kind="service", name=service),
                 "service",
                 found="running" if host.service(service).is_running else "not running",
@@ -283,6 +284,7 @@ def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: 
             found="on" if gpu["persistence"] else "off",
             expected="on",
             verdict="degraded",
+            because="gpu.persistence" if stopped else "",
         )
 
 
@@ -290,7 +292,7 @@ def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: 
     "gpu.mig",
     needs=("nvml", "mig"),
     source="NVML API: MIG mode; torch sees slices, research: verification 1.3",
-    fault="mig:1",
+    fault="mig:0",
 )
 def test_mig(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """No GPU is partitioned: training across whole GPUs is what a host is asked for."""

@@ -105,8 +105,18 @@ def test_origin(host: Any, look: Look) -> None:
             held=home in mine,
             verdict="fail" if mine else "degraded",
         )
-        following = table.offers.get(table.candidate, [])
-        if table.candidate != table.installed:
+        strangers = table.newer_than(home)
+        look.at(
+            component,
+            "newer versions than the vendor's newest",
+            found=[f"{version} of {', '.join(urls)}" for version, urls in strangers.items()],
+            expected="none of another origin, which an upgrade without our pins would take",
+            held=not strangers,
+            verdict="degraded",
+            evidence=("grep -r . /etc/apt/sources.list /etc/apt/sources.list.d names the source",),
+        )
+        if table.candidate not in (table.installed, *strangers):
+            following = table.offers.get(table.candidate, [])
             look.at(
                 component,
                 f"origin of {table.candidate}, which the next upgrade takes",
@@ -123,7 +133,18 @@ class Policy:
     def __init__(self) -> None:
         self.installed = self.candidate = ""
         self.offers: dict[str, list[str]] = {}
-        """Version -> the repositories that offer it."""
+        """Version -> the repositories that offer it; the newest version first, as apt prints."""
+
+    def newer_than(self, home: str) -> dict[str, list[str]]:
+        """Versions of others that are newer than all that `home` offers; none where it offers
+        nothing, for then no version of it can be compared."""
+        found: dict[str, list[str]] = {}
+        for version, urls in self.offers.items():
+            if home in urls:
+                return found
+            if urls:
+                found[version] = urls
+        return {}
 
 
 def policies(text: str) -> dict[str, Policy]:
