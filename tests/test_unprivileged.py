@@ -20,6 +20,7 @@ from deploy.show_plan import View, render
 from deploy.steps import Wanted
 from tests import factory
 from tests.factory import driven, facts
+from verify import own
 
 PREFIX = "/home/ops/.local/share/gpufleet"
 READY = PythonFacts(version="3.11.2", venv=True, headers=True)
@@ -144,6 +145,22 @@ def test_only_the_disk_of_the_prefix_must_be_writable() -> None:
     full = plan(disks={"/": room, "/home/ops/.local/share": stuck, "/tmp": room})
     assert full.blocked is not None
     assert "mounted read-only: /home/ops/.local/share" in full.blocked.reason
+
+
+def test_the_record_of_verification_lies_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, prefix = tmp_path / "var" / "verified.json", tmp_path / "prefix"
+    prefix.mkdir()
+    monkeypatch.setattr(own, "RECORD", str(system))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    record = own.new_record([], "2026-01-31T12:00:00Z", "abc")
+    assert own.keep_record(record, str(prefix)) == str(system)
+    (prefix / "expected.json").write_text("{}")
+    assert own.keep_record(record, str(prefix)) == f"{prefix}/verified.json"
+    (prefix / "expected.json").unlink()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert own.keep_record(record, str(prefix)) == f"{prefix}/verified.json"
 
 
 def test_apply_again_and_remove_on_this_machine(

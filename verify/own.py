@@ -168,9 +168,11 @@ def new_record(gpus: list[dict[str, Any]], time: str, stack: str) -> dict[str, A
 def keep_record(record: dict[str, Any], prefix: str) -> str:
     """Write the record at once or not at all; returns its path. Raises OSError.
 
-    Only where the checks run on the host itself.
+    Only where the checks run on the host itself. Below a prefix that has a state of its own,
+    root's record lies there too: the inventory wants nothing outside it.
     """
-    path = record_paths(prefix)[0 if os.geteuid() == 0 else 1]
+    below = os.geteuid() != 0 or os.path.exists(f"{prefix}/expected.json")
+    path = record_paths(prefix)[1 if below else 0]
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o755, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(prefix=".verified.", dir=folder)
