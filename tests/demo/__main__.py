@@ -10,14 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 from tests import demo
-from tests.demo.acts import FLEET, HERE, HOST, LOCAL, SIM, Act, Command, acts
+from tests.demo.acts import FLEET, HOST, LOCAL, PLACE, SIM, Act, Command, acts, wrongly_found
 from tests.sim import paths, profiles
 
-REPOSITORY = paths.REPOSITORY
 END_S = 20
 """How long a command may take to end after Ctrl-C."""
 
@@ -33,7 +33,8 @@ class Stopped(Exception):  # noqa: N818 - reads as what it is at every raise
 class Stage:
     """Runs commands of the demo, all in one environment, as one shell would."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path = paths.REPOSITORY) -> None:
+        self.folder = folder
         self.variables = dict(os.environ)
         binaries = Path(sys.executable).parent
         self.variables["PATH"] = f"{binaries}:{os.environ.get('PATH', '')}"
@@ -59,7 +60,7 @@ class Stage:
         elif command.holds not in out:
             wrong = f"did not say {command.holds!r}"
         else:
-            wrong = command.check()
+            wrong = wrongly_found(command, self.folder)
         if wrong:
             raise Stopped(code or 1, f"{command.line}: {wrong}")
 
@@ -67,7 +68,7 @@ class Stage:
         """Exit code and output; what is printed is shown as it comes."""
         process = subprocess.Popen(
             ["sh", "-c", f"exec {line}"],
-            cwd=REPOSITORY,
+            cwd=self.folder,
             env=self.variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -83,11 +84,12 @@ class Stage:
                 print(text, end="", flush=True)
             return process.wait(), "".join(said)
         except KeyboardInterrupt:
-            # The terminal has told the command, too; it ends by itself.
-            try:
-                process.wait(END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            # The terminal has told the command, too: it says what it leaves, and ends by itself.
+            late = threading.Timer(END_S, process.kill)
+            late.start()
+            print(process.stdout.read(), end="", flush=True)
+            process.wait()
+            late.cancel()
             raise
 
 
@@ -124,26 +126,29 @@ def chosen(wish: str) -> str:
 
 def where_to_look(inventory: str) -> str:
     """What one may do next."""
-    lines = [
-        "gpufleet status                      what ran, and the last verdict of every host",
-        f"gpufleet verify {inventory}   any day; --level standard trains",
-        f"gpufleet plan {inventory} --explain HOST   every choice with its reason",
-    ]
+    hints = {
+        "gpufleet status": "what ran, and the last verdict of every host",
+        "gpufleet report": "the newest run again; its HTML page is in its folder below runs/",
+        f"gpufleet verify {inventory}": "any day; --level standard trains",
+        f"gpufleet plan {inventory} --explain HOST": "every choice with its reason",
+    }
     if inventory == SIM:
-        lines.append(f"python -m tests.sim fault {HOST} '?'   what else can break")
-        lines.append("python -m tests.sim down             takes the hosts down")
-    lines.append("make clean                           takes every trace away")
-    return "\n".join(f"  {line}" for line in lines)
+        hints[f"python -m tests.sim fault {HOST} '?'"] = "what else can break"
+        hints["python -m tests.sim down"] = "takes the hosts down"
+    hints["make clean"] = "takes every trace away"
+    width = max(map(len, hints))
+    return "\n".join(f"  {line:<{width}}   {what}" for line, what in hints.items())
 
 
 def show(inventory: str) -> None:
     """The whole demo. Raises Stopped at the first thing that is not as it must be."""
     began = time.monotonic()
     if inventory == SIM:
-        done = subprocess.run([str(REPOSITORY / "tests/setup.sh"), sys.executable])
+        done = subprocess.run(["tests/setup.sh", sys.executable], cwd=paths.REPOSITORY)
         if done.returncode:
             raise Stopped(done.returncode, "set-up of this machine failed")
-    programme, stage = acts(inventory), Stage()
+    stage = Stage()
+    programme = acts(inventory, stage.folder)
     for number, act in enumerate(programme, start=1):
         stage.play(act, number, len(programme))
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
@@ -155,8 +160,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=demo.__doc__)
     parser.add_argument("inventory", nargs="?", default="", help=f"{SIM} or {LOCAL}")
     wish = parser.parse_args(argv).inventory
-    HERE.mkdir(parents=True, exist_ok=True)
-    with (HERE / "lock").open("w") as lock:
+    place = paths.REPOSITORY / PLACE
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

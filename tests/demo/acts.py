@@ -7,13 +7,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tests.sim import paths
-
-HERE = paths.REPOSITORY / "build" / "demo"
+PLACE = "build/demo"
 """Everything that the demo itself writes, but the runs: JSON, and the local variant's files."""
 SIM, LOCAL = "inventories/sim.py", "inventories/local.py"
 FLEET = "demo"
@@ -21,21 +19,25 @@ HOST, GPU = "h100-02", 3
 """The GPU that breaks."""
 WHEEL = "networkx"
 """The wheel that somebody removes: torch does not work without it."""
-_FOUND = "build/demo/broken.json"
-_SITE = "build/demo/gpufleet/env/lib/python3*/site-packages"
+_FOUND = f"{PLACE}/broken.json"
+_SITE = f"{PLACE}/gpufleet/env/lib/python3*/site-packages"
+
+
+Broken = frozenset[tuple[str, str, int | str]]
+"""Host, kind of component, and its index or name."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command as one would type it in the repository."""
+    """One command as one would type it in the repository, and what it must come to."""
 
     line: str
     wanted: int = 0
     """The exit code that it must have."""
     holds: str = ""
     """What its output must hold."""
-    check: Callable[[], str] = field(default=lambda: "")
-    """Looks at what it wrote; returns what is wrong, "" for nothing."""
+    names: Broken = frozenset()
+    """What the verify run that it wrote to `_FOUND` must find, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class Act:
     commands: tuple[Command, ...]
 
 
-def acts(inventory: str) -> list[Act]:
-    """The demo on the simulated hosts, or on this machine alone."""
-    return _simulated() if inventory == SIM else _alone()
+def acts(inventory: str, folder: Path) -> list[Act]:
+    """The demo on the simulated hosts, or on this machine alone, as played in a folder."""
+    return _simulated() if inventory == SIM else _alone(folder)
 
 
 def _provisioned(inventory: str, apply: str) -> list[Act]:
@@ -68,9 +70,10 @@ def _simulated() -> list[Act]:
         Command(f"{sim} restore --fleet {FLEET}"),
         Command("rm -f inventories/sim.lock"),
     )
+    lost_gpu = frozenset({(HOST, "gpu", GPU)})
     breaks = (
         Command(f"{sim} fault --fleet {FLEET} {HOST} gpu-lost:{GPU}"),
-        Command(f"gpufleet verify {SIM} --json {_FOUND}", wanted=1, check=one_lost_gpu),
+        Command(f"gpufleet verify {SIM} --json {_FOUND}", wanted=1, names=lost_gpu),
     )
     heals = (Command(f"{sim} heal --fleet {FLEET} {HOST}"), Command(f"gpufleet verify {SIM}"))
     return [
@@ -81,18 +84,19 @@ def _simulated() -> list[Act]:
     ]
 
 
-def _alone() -> list[Act]:
+def _alone(folder: Path) -> list[Act]:
     apply = f"gpufleet apply {LOCAL} --yes"
-    begin = [Command(f"export XDG_DATA_HOME={shlex.quote(str(HERE))}")]
+    begin = [Command(f"export XDG_DATA_HOME={shlex.quote(str(folder / PLACE))}")]
     if folders := wheel_folders():
         begin.append(Command(f"export PIP_FIND_LINKS={shlex.quote(folders)}"))
     begin += [
         Command(f"gpufleet remove {LOCAL} --yes"),
         Command("rm -f inventories/local.lock"),
     ]
+    lost_wheel = frozenset({("@local", "wheel", WHEEL)})
     breaks = (
         Command(f"rm -r {_SITE}/{WHEEL}*"),
-        Command(f"gpufleet verify {LOCAL} --json {_FOUND}", wanted=1, check=one_lost_wheel),
+        Command(f"gpufleet verify {LOCAL} --json {_FOUND}", wanted=1, names=lost_wheel),
     )
     heals = (Command(apply, holds="converged"), Command(f"gpufleet verify {LOCAL}"))
     return [
@@ -116,33 +120,24 @@ def wheel_folders() -> str:
     return " ".join(asked.stdout.split())
 
 
-Broken = set[tuple[str, str, int | str | None]]
-"""Host, kind of component, and its index or name."""
-
-
 def broken(document: dict[str, Any]) -> Broken:
     """What a verify run says is not well; findings that another one explains are not in it."""
-    found: Broken = set()
+    found: set[tuple[str, str, int | str]] = set()
     for name, host in document["hosts"].items():
         parts = [finding["component"] for finding in host["findings"]]
         if host["verdict"] != "pass" and not parts:
-            found.add((name, host["verdict"], None))
+            found.add((name, host["verdict"], ""))
         for part in parts:
             index = part["index"]
             found.add((name, part["kind"], part["name"] if index is None else index))
-    return found
+    return frozenset(found)
 
 
-def one_lost_gpu() -> str:
-    """What is wrong with the broken run: it must name the broken GPU and nothing else."""
-    return _differs({(HOST, "gpu", GPU)})
-
-
-def one_lost_wheel() -> str:
-    """What is wrong with the broken run: it must name the wheel that is gone, nothing else."""
-    return _differs({("@local", "wheel", WHEEL)})
-
-
-def _differs(wanted: Broken) -> str:
-    found = broken(json.loads((HERE / "broken.json").read_text(encoding="utf-8")))
-    return "" if found == wanted else f"found {sorted(found, key=str)}, wanted {wanted} alone"
+def wrongly_found(command: Command, folder: Path) -> str:
+    """What is wrong with the verify run that a command wrote, "" when it finds what it must."""
+    if not command.names:
+        return ""
+    found = broken(json.loads((folder / _FOUND).read_text(encoding="utf-8")))
+    if found == command.names:
+        return ""
+    return f"found {sorted(found, key=str)}, wanted {sorted(command.names, key=str)} alone"
