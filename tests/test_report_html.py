@@ -20,6 +20,8 @@ from tests.verified import (
     unreachable,
     verified,
 )
+from verify.report import fleet as fleet_module
+from verify.report import plots as plots_module
 from verify.report.cells import UNASKED, cells
 from verify.report.html import page, write_page
 from verify.report.markup import tag
@@ -181,7 +183,7 @@ def test_text_of_a_host_is_shown_and_never_obeyed(tmp_path: Path, evil: str) -> 
     shown = "".join(found.words)
     names = {name for name, _ in found.elements}
     assert names <= {name for name, _ in plain.elements} | {"figure", "figcaption", "svg"} | {
-        *("circle", "line", "title")
+        *("circle", "line", "title", "text")
     }
     attributes = {key for _, each in found.elements for key in each}
     assert not [key for key in attributes if key.startswith("on") or key in ("src", "srcdoc")]
@@ -235,6 +237,29 @@ def test_many_hosts_stand_side_by_side_and_the_outliers_are_named(tmp_path: Path
     found = Page(drawn(plot))
     assert len(found.all("cx")) == 120
     assert "highest gpu059 rank 0: 1,059 samples/s" in " ".join(found.words)
+
+
+def test_a_crowd_of_figures_is_a_line_per_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots_module, "MOST_DOTS", 100)
+    hosts = [verified(measured(f"gpu{i:03d}", [100, 50, 150])) for i in range(60)]
+    [plot] = plots(view_of(tmp_path, hosts))
+    found = Page(drawn(plot))
+    assert found.all("cx") == []
+    spans = [one for one in found.all("y1") if one["class"] == "span"]
+    assert len(spans) == 60
+    assert {(one["y1"], one["y2"]) for one in spans} == {("178.0", "16.0")}
+
+
+def test_of_a_huge_fleet_the_hosts_that_passed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "MOST_DRAWN", 20)
+    fleet = [healthy(f"gpu{number:03d}") for number in range(1, 40)]
+    found = rendered(tmp_path, [*fleet, remap_pending("gpu040", 3)])
+    assert {one["data-host"] for one in found.all("data-gpu")} == {"gpu040"}
+    assert "and 39 hosts that passed: gpu[001-039]" in found.words
 
 
 def test_figures_of_other_conditions_are_another_plot(tmp_path: Path) -> None:

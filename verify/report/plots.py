@@ -17,6 +17,10 @@ MOST_STRIPS = 24
 """Hosts with a strip of their own; more of them stand side by side in one plot."""
 HEIGHT = 180
 """Pixels of a plot with many hosts."""
+TOP = 16
+"""Where the highest value is, below its figure."""
+MOST_DOTS = 2000
+"""Of one plot; with more of them each host is a line from its lowest to its highest figure."""
 EDGE = 2.0
 """Per cent of the width that stays free at both ends."""
 
@@ -101,17 +105,30 @@ def _strips(plot: Plot, low: float, high: float) -> Html:
 def _columns(plot: Plot, low: float, high: float) -> Html:
     """Many hosts side by side, the value upwards; the lowest and the highest are named."""
     hosts = list(plot.hosts.items())
+    crowded = sum(len(each) for _, each in hosts) > MOST_DOTS
     dots = []
     for number, (host, each) in enumerate(hosts):
-        x = _at(number, 0, len(hosts) - 1)
+        x = f"{_at(number, 0, len(hosts) - 1):.2f}%"
+        if crowded:
+            least, most = min(each, key=_value), max(each, key=_value)
+            title = tag("title", f"{_title(host, least)}, {_title(host, most)}")
+            span = {"y1": _height(least.value, low, high), "y2": _height(most.value, low, high)}
+            dots.append(tag("line", title, x1=x, x2=x, **span, class_="span"))
+            continue
         for one in each:
-            y = HEIGHT - 8 - (HEIGHT - 16) * _part(one.value, low, high)
             title = tag("title", _title(host, one))
-            dots.append(tag("circle", title, cx=f"{x:.2f}%", cy=f"{y:.1f}", r="2", class_="dot"))
-    lines = [tag("line", x1="0", x2="100%", y1=y, y2=y, class_="axis") for y in (8, HEIGHT - 8)]
+            y = _height(one.value, low, high)
+            dots.append(tag("circle", title, cx=x, cy=y, r="2", class_="dot"))
+    lines = [
+        [
+            tag("line", x1="0", x2="100%", y1=y, y2=y, class_="axis"),
+            tag("text", _short(value), x="0", y=y - 4, class_="tick"),
+        ]
+        for y, value in ((TOP, high), (HEIGHT - 2, low))
+    ]
     every = [(one.value, host, one) for host, each in hosts for one in each]
-    least, most = min(every, key=lambda x: x[0]), max(every, key=lambda x: x[0])
-    said = f"lowest {_title(least[1], least[2])}; highest {_title(most[1], most[2])}"
+    last, first = (pick(every, key=lambda each: each[0]) for pick in (min, max))
+    said = f"lowest {_title(*last[1:])}; highest {_title(*first[1:])}"
     return tag(
         "div",
         tag("svg", lines, dots, width="100%", height=HEIGHT, role="img"),
@@ -119,6 +136,14 @@ def _columns(plot: Plot, low: float, high: float) -> Html:
         tag("p", said, class_="soft"),
         class_="columns",
     )
+
+
+def _value(one: Measurement) -> float:
+    return one.value
+
+
+def _height(value: float, low: float, high: float) -> str:
+    return f"{HEIGHT - 2 - (HEIGHT - 2 - TOP) * _part(value, low, high):.1f}"
 
 
 def _title(host: str, one: Measurement) -> str:
