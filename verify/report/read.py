@@ -76,7 +76,7 @@ def find(name: str | None, root: Path = RUNS) -> Recorded:
     if found.run is None:
         why = found.fault
         if not place.is_dir():
-            known = [one.place.name for one in recorded(root)]
+            known = [printable(one.place.name) for one in recorded(root)]
             near = get_close_matches(name, known, n=3, cutoff=0.6) or known[:3]
             why = f"is no run directory; there are {', '.join(near) or 'none'}"
         raise WrongInput([Fault(printable(name), "", why)])
@@ -89,7 +89,7 @@ def find_verify(name: str | None, root: Path = RUNS) -> Recorded:
     if not found.verifies:
         words = " ".join(found.run.command) if found.run else ""
         why = f"is no verify run: found {printable(words)!r}"
-        raise WrongInput([Fault(str(found.place), "", why)])
+        raise WrongInput([Fault(printable(str(found.place)), "", why)])
     return found
 
 
