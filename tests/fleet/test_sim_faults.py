@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fleet import test_verify_reports as reports
 from tests.fleet.live import LiveFleet, sim
 from tests.fleet.test_sim import CPU, H100, L40S, install
 from tests.sim import faults
@@ -39,10 +40,12 @@ SHOWN = {
 BY_OWN_TEST = {
     *("busy", "held-package", "mig", "dkms-fails", "unreachable", "nouveau", "no-self-name"),
 }
+IN_REPORTS = {*reports.SEEN, *reports.ALONE, *reports.PACKAGES}
 
 
 def test_every_fault_is_tested() -> None:
-    assert {fault.partition(":")[0] for fault in SHOWN} | BY_OWN_TEST == set(faults.kinds())
+    tested = {fault.partition(":")[0] for fault in {*SHOWN, *IN_REPORTS}} | BY_OWN_TEST
+    assert tested == set(faults.kinds())
 
 
 @pytest.mark.parametrize("fault", SHOWN)
@@ -57,8 +60,7 @@ def test_a_fault_shows_and_heals(fleet: LiveFleet, fault: str) -> None:
     with fleet.broken(L40S, fault):
         assert expected in shown()
         assert fleet.status()["nodes"][L40S]["faults"] != []
-    if not fault.startswith("xid"):  # an event: the log keeps it
-        assert expected not in shown()
+    assert expected not in shown()
     assert fleet.status()["nodes"][L40S]["faults"] == []
 
 

@@ -148,8 +148,12 @@ class Child:
         """Ask once whether it has ended; stop it when its time is over. Returns `done`."""
         if self.done:
             return True
-        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         now = time.monotonic()
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # somebody else in this process has taken its status
+            self.ended = now
+            return True
         if ended is not None:
             # What it left running, while its number is still taken and means this group.
             _signal_group(self.pid, signal.SIGKILL)
