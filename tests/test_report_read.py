@@ -87,8 +87,18 @@ def test_a_killed_run_shows_the_hosts_that_it_did_not_reach(tmp_path: Path) -> N
     view = read_view(find(None, tmp_path))
     assert view.hosts["a"].verdict == "pass"
     assert view.hosts["b"].verdict == "not-run"
-    assert view.hosts["b"].message == "the run ended before this host did"
+    assert view.hosts["b"].message == "it has no result yet"
     assert meaning(view.run) == "this run has no end: it is still going, or it was killed"
+    run.end(None, "interrupted")
+    view = read_view(find(None, tmp_path))
+    assert view.hosts["b"].message == "the run ended before this host did"
+    assert meaning(view.run).startswith("this run was interrupted: ")
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    place = recorded(tmp_path, [healthy("gpu1")])
+    (place / "hosts/gpu1.json").unlink()
+    assert read_view(look(place)).hosts["gpu1"].message.endswith("hosts/gpu1.json is missing")
 
 
 @pytest.mark.parametrize(

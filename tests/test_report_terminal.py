@@ -103,6 +103,25 @@ def test_a_consequence_without_its_cause_is_not_lost() -> None:
     assert (case.check, case.verdict) == ("gpu.ecc", "not-run")
 
 
+def test_what_is_wrong_because_of_a_cause_is_no_blindness(tmp_path: Path) -> None:
+    def off(index: int, **fields: object) -> dict[str, object]:
+        return finding(part(gpu(index)), verdict="degraded", **fields)
+
+    found = {
+        "gpu.persistence": [
+            finding({"kind": "service", "name": "nvidia-persistenced"}, verdict="degraded"),
+            *(off(index, because="gpu.persistence") for index in range(8)),
+        ],
+        "gpu.odd": [off(0, because="gpu.persistence")],
+    }
+    host = verified(document("gpu1", found), "degraded")
+    [cause] = cases(host)
+    assert (cause.silenced, cause.echoes) == ((), ("gpu.odd",))
+    text = shown(tmp_path, [host], exit=0)
+    assert "seen because of it, too: gpu.odd\n" in text
+    assert "could not look" not in text
+
+
 def test_what_to_do_first_comes_first() -> None:
     fleet = [healthy(), drifted(), unreachable(), remap_pending(), hung(), lost_gpu()]
     assert [(one.check, one.action) for one in groups(fleet)] == [
@@ -170,6 +189,25 @@ def test_nothing_of_a_host_is_obeyed_by_the_terminal(tmp_path: Path) -> None:
     assert not [character for character in text if character != "\n" and ord(character) < 32]
     assert "\u202e" not in text
     assert "[bold red]passfail: " in text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colour_is_for_terminals_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    view = read_view(look(recorded(tmp_path, [remap_pending()])))
+    plain, coloured, uncoloured = io.StringIO(), Terminal(), Terminal()
+    show(view, plain)
+    show(view, coloured)
+    monkeypatch.setenv("NO_COLOR", "1")
+    show(view, uncoloured)
+    assert "\x1b" not in plain.getvalue()
+    assert "\x1b[1;31m1. fail: gpu2: GPU 3: gpu.remap-pending" in coloured.getvalue()
+    assert "\x1b[31m" not in uncoloured.getvalue()
 
 
 @pytest.mark.parametrize("long", ["x" * 1000, "word " * 200])

@@ -49,6 +49,8 @@ def deed(group: Group) -> str:
 
 def todo(group: Group) -> str:
     """What to do, in one phrase."""
+    if group.check == REACHABLE:
+        return "bring it back, or take it out of the inventory"
     return {
         "look": "nothing is known of it: mend what is in the way, then ask again",
         "apply": "bring it back to what the lock says",

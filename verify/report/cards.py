@@ -7,7 +7,7 @@ from verify.report.advice import again, deed, mend, todo
 from verify.report.cells import MARK
 from verify.report.groups import Case, Facet, Group, part_name
 from verify.report.markup import Html, tag
-from verify.report.telling import identity, reading, silenced, where
+from verify.report.telling import consequences, identity, reading, where
 from verify.report.view import View, many
 
 MOST_FACETS = 12
@@ -36,7 +36,7 @@ def card(number: int, group: Group, view: View, *, open: bool) -> Html:
             "div",
             tag("p", group.claim, class_="soft"),
             facets,
-            tag("p", silenced(group), class_="soft") if group.silenced else None,
+            [tag("p", said, class_="soft") for said in consequences(group)],
             tag("dl", _commands(group, view)),
             class_="told",
         ),

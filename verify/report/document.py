@@ -98,6 +98,7 @@ def _host(one: HostVerification, view: View) -> dict[str, Any]:
                 "baseline": case.baseline or None,
                 "evidence": list(case.evidence),
                 "silenced": list(case.silenced),
+                "echoes": list(case.echoes),
                 "again": again(case.check, [one.host], view.run.inventory, view.level),
             }
             for case in cases(one)

@@ -36,7 +36,9 @@ class Case:
     baseline: str = ""
     evidence: tuple[str, ...] = ()
     silenced: tuple[str, ...] = ()
-    """Ids of the checks that could not look because of it."""
+    """Ids of other checks that could not look because of it."""
+    echoes: tuple[str, ...] = ()
+    """Ids of other checks that saw something wrong because of it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Group:
     def silenced(self) -> list[str]:
         return sorted({id for case in self.cases for id in case.silenced})
 
+    @property
+    def echoes(self) -> list[str]:
+        return sorted({id for case in self.cases for id in case.echoes})
+
 
 def groups(hosts: Iterable[HostVerification]) -> list[Group]:
     """Everything that is wrong with the hosts; what to do first comes first."""
@@ -108,9 +114,18 @@ def cases(one: HostVerification) -> list[Case]:
         for check, each in consequences:
             alike = [at for at in places if part_name(causes[at].component) == _of(each)]
             for at in alike[:1] or places[:1]:
-                silenced = (*causes[at].silenced, check)
-                causes[at] = replace(causes[at], silenced=tuple(dict.fromkeys(silenced)))
+                causes[at] = _with(causes[at], check, each)
     return causes
+
+
+def _with(cause: Case, check: str, consequence: Finding) -> Case:
+    """The cause with one more consequence; what its own check saw besides needs no name."""
+    if check == cause.check or check in cause.silenced:
+        return cause
+    if consequence.verdict in ("not-run", "hung"):
+        echoes = tuple(one for one in cause.echoes if one != check)
+        return replace(cause, silenced=(*cause.silenced, check), echoes=echoes)
+    return replace(cause, echoes=tuple(dict.fromkeys((*cause.echoes, check))))
 
 
 def part_name(part: Part) -> str:

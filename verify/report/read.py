@@ -116,7 +116,10 @@ def _host(found: Recorded, host: str, status: str) -> HostVerification:
             raise ValueError("it is the result of another host")
         return one
     except FileNotFoundError:
-        why = "the run ended before this host did" if status == "pending" else f"{path} is missing"
+        over = found.run is not None and found.run.state != "running"
+        why = "the run ended before this host did" if over else "it has no result yet"
+        if status != "pending":
+            why = f"{path} is missing"
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         why = f"{path} cannot be used: {_reason(error)}"
     return HostVerification(host=host, verdict="not-run", action="keep", message=why, result=None)

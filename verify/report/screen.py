@@ -16,7 +16,7 @@ WIDTH = 80
 def write(lines: Callable[[int], Iterable[Line]], stream: TextIO) -> None:
     """Print what `lines` makes for the width of the stream. Long lines (commands) stay whole."""
     terminal = stream.isatty()
-    console = Console(file=stream, no_color=not terminal)
+    console = Console(file=stream, no_color=None if terminal else True)  # None: as NO_COLOR says
     width = max(60, min(console.width, 110)) if terminal else WIDTH
     for style, text in lines(width):
         console.print(Text(text, style=style), soft_wrap=True, highlight=False)

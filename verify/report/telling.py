@@ -40,8 +40,8 @@ def tell(
         hosts = {case.host for facet in rest for case in facet.cases}
         said = f"and {many(len(rest), 'other reading')} on {many(len(hosts), 'host')}"
         lines.append(("dim", f"   {said}"))
-    if group.silenced:
-        lines += wrapped("dim", silenced(group), width, "   ")
+    for said in consequences(group):
+        lines += wrapped("dim", said, width, "   ")
     lines += wrapped("bold", f"do:    {todo(group)}", width, "   ", 7)
     command = mend(group, view.run.inventory)
     lines += [("", f"   mend:  {printable(command)}")] if command else []
@@ -58,16 +58,24 @@ def where(cases: list[Case]) -> str:
     return printable("; ".join(cut(name, 60) for name in named[:MOST_PLACES])) + more + count
 
 
-def silenced(group: Group) -> str:
-    """The consequences of a cause, in one sentence."""
+def consequences(group: Group) -> list[str]:
+    """What follows from a cause, in a sentence for what could not be seen and one for what was."""
+    told = []
     blind = [case for case in group.cases if case.silenced]
-    counts = {len(case.silenced) for case in blind}
-    parts = {part_name(case.component) for case in blind if case.component.kind == "gpu"}
-    place = f" at {parts.pop()}" if len(parts) == 1 else ""
-    most = many(max(counts), "check") if len(counts) == 1 else f"up to {max(counts)} checks"
-    ids = group.silenced
+    if blind:
+        counts = {len(case.silenced) for case in blind}
+        parts = {part_name(case.component) for case in blind if case.component.kind == "gpu"}
+        place = f" at {parts.pop()}" if len(parts) == 1 else ""
+        most = many(max(counts), "check") if len(counts) == 1 else f"up to {max(counts)} checks"
+        told.append(f"{most} could not look{place} because of it: {_names(group.silenced)}")
+    if group.echoes:
+        told.append(f"seen because of it, too: {_names(group.echoes)}")
+    return told
+
+
+def _names(ids: list[str]) -> str:
     more = f" and {len(ids) - MOST_NAMES} more" if len(ids) > MOST_NAMES else ""
-    return f"{most} could not look{place} because of it: {', '.join(ids[:MOST_NAMES])}{more}"
+    return ", ".join(ids[:MOST_NAMES]) + more
 
 
 def reading(facet: Facet) -> str:
