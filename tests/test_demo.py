@@ -18,7 +18,7 @@ import pytest
 
 from deploy.cli import _parse
 from tests.demo import __main__ as play
-from tests.demo.__main__ import Stage, Stopped, chosen, main
+from tests.demo.__main__ import Stage, Stopped, chosen, closed, main
 from tests.demo.acts import (
     GPU,
     HOST,
@@ -152,6 +152,21 @@ def test_which_demo_is_shown(
     assert stopped.value.code == 2
     with pytest.raises(Stopped, match="found INVENTORY=lab"):
         chosen("lab.py")
+
+
+def test_root_needs_a_folder_that_the_training_user_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "closed" / "clone"
+    inside.mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "closed").chmod(0o700)
+    assert closed(inside) == str(tmp_path / "closed")
+    monkeypatch.setattr(paths, "REPOSITORY", inside)
+    with pytest.raises(Stopped, match="closed to other users"):
+        chosen(LOCAL)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert closed(inside) == ""
 
 
 def test_two_demos_do_not_run_at_once(

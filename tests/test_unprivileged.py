@@ -13,6 +13,7 @@ from pyinfra_cli.util import PYTHON_CODES
 from deploy.cli import main
 from deploy.facts import Disk, PythonFacts
 from deploy.fleet import transport
+from deploy.fleet.inventory import read_inventory
 from deploy.fleet.places import SYSTEM, places
 from deploy.fleet.spec import NodeSpec, read_spec
 from deploy.plan import HostPlan, plan_host
@@ -201,3 +202,27 @@ def test_apply_again_and_remove_on_this_machine(
     assert prefix.parent.exists()
     assert asked
     assert not any(asked), "nothing may ask for root"
+
+
+@pytest.mark.parametrize(
+    ("uid", "environment", "prefix"),
+    [
+        (1000, {}, "/home/ops/.local/share/gpufleet"),
+        (1000, {"XDG_DATA_HOME": "/data/ops/"}, "/data/ops/gpufleet"),
+        (0, {}, "/srv/gpufleet"),
+        (0, {"XDG_DATA_HOME": "/data/root"}, "/data/root/gpufleet"),
+    ],
+)
+def test_the_local_inventory_lies_where_its_user_may_write_and_training_may_read(
+    uid: int, environment: dict[str, str], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PYTHON_CODES.clear()
+    for name in ("XDG_DATA_HOME", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/ops", **environment}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    fleet = read_inventory(str(Path(__file__).parent.parent / "inventories/local.py"))
+    (host,) = fleet.hosts.values()
+    assert (host.name, host.spec.privileged, host.spec.prefix) == ("@local", False, prefix)
+    assert (host.spec.torch_build, host.spec.find_links) == ("cpu", ())

@@ -109,12 +109,27 @@ def may_be_root() -> str:
     return "" if asked.returncode == 0 else "simulated hosts need root or passwordless sudo"
 
 
+def closed(folder: Path) -> str:
+    """The folder on the way that keeps other users out, when root runs this; else "".
+
+    Training runs as another user then, who could not read the environment.
+    """
+    ways = [folder, *folder.parents] if os.geteuid() == 0 else []
+    return next((str(way) for way in ways if not way.stat().st_mode & 0o001), "")
+
+
 def chosen(wish: str) -> str:
     """The inventory to show, said with its reason. Raises Stopped for one that has no demo."""
     if wish not in ("", SIM, LOCAL):
         raise Stopped(2, f"found INVENTORY={wish}: the demo is of {SIM} or {LOCAL}")
     why = may_be_root()
     if wish == LOCAL or (not wish and why):
+        if way := closed(paths.REPOSITORY):
+            raise Stopped(
+                2,
+                f"{way} is closed to other users, and training never runs as root where another "
+                "user can: clone into /srv or another open folder, or run this as that user",
+            )
         say(f"demo: on this machine alone{f': {why}' if not wish else ''}")
         return LOCAL
     if why:
