@@ -127,7 +127,8 @@ def alone(script: str) -> list[str]:
 def test_children_are_waited_for_at_once() -> None:
     printed = alone(
         "words = ['sh', '-c', 'sleep 0.4; echo $1', 'sh']\n"
-        "some = [within.Child(within.executes([*words, str(n)], os.environ), 60) for n in range(8)]\n"
+        "run = lambda n: within.Child(within.executes([*words, str(n)], os.environ), 60)\n"
+        "some = [run(n) for n in range(8)]\n"
         "within.wait(some)\n"
         "print([int(child.out) for child in some], [child.rc for child in some])\n"
         "print(max(child.begun for child in some) < min(child.ended for child in some))\n"

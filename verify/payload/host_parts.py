@@ -326,7 +326,7 @@ def xids(lines: str) -> list[dict[str, Any]]:
     """Xid events among journal entries, one JSON object a line; the oldest first."""
     found: list[dict[str, Any]] = []
     for line in lines.splitlines():
-        if "Xid" not in line:
+        if "Xid" not in line and '"MESSAGE":[' not in line.replace(" ", ""):
             continue
         try:
             entry = json.loads(line)
