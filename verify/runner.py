@@ -110,7 +110,10 @@ def ask(host: Host, question: Question, gates: _Gates) -> Answer:
             return Answer(host.name, silence="unreachable", message=printable(str(error)))
     if not question.asked:
         return _reached(host.name, connection)
-    visit = _Visit(host, connection, question, gates, began + ASK_S[question.level])
+    # Who queued for a jump host has lost no time of its own.
+    whole = ASK_S[question.level]
+    deadline = max(began + whole, time.monotonic() + whole - CONNECT_S)
+    visit = _Visit(host, connection, question, gates, deadline)
     try:
         return visit.answer()
     finally:
@@ -125,9 +128,8 @@ def _reached(name: str, connection: Connection) -> Answer:
         connection.close()
     if ran.ok:
         return Answer(name, silence="pass")
-    hung = "abandoned" in ran.trouble
     why = printable(ran.trouble or f"true ended with {ran.rc}{_last(ran.err)}")
-    return Answer(name, silence="hung" if hung else "not-run", message=f"{name}: {why}")
+    return Answer(name, silence="hung" if _hung(ran) else "not-run", message=f"{name}: {why}")
 
 
 class _Visit:
@@ -220,7 +222,7 @@ class _Visit:
         answer = said(ran.out, self.request.nonce)
         if answer is not None and answer.word == launch.PUSHED:
             return ""
-        return answer.text if answer else ran.trouble or f"no answer{_last(ran.err)}"
+        return (answer.text if answer else ran.trouble or "no answer") + _last(ran.err)
 
     def _damaged(self, line: Said, trouble: str) -> Answer:
         """What is not as it was pushed is never run, and is said even though it is mended."""
@@ -237,7 +239,7 @@ class _Visit:
     def _trouble(self, ran: Result, line: Said | None) -> Answer:
         """Why there is no answer, from what the transport and launch.sh say."""
         prefix = self.host.spec.prefix
-        if "abandoned" in ran.trouble and "printed" not in ran.trouble:
+        if _hung(ran):
             return self._silent("hung", f"{ran.trouble}{_last(ran.err)}")
         if ran.trouble:
             return self._silent("not-run", f"{ran.trouble}{_last(ran.err)}")
@@ -257,6 +259,11 @@ class _Visit:
     def _silent(self, silence: Silence, message: str) -> Answer:
         text = f"{self.host.name}: {printable(message)}"
         return Answer(self.host.name, silence=silence, message=text, notes=tuple(self.notes))
+
+
+def _hung(ran: Result) -> bool:
+    """A command that met its time limit (deploy.fleet.conversation)."""
+    return ran.trouble.startswith(("no end within", "no answer within"))
 
 
 def _last(err: str) -> str:
