@@ -37,8 +37,9 @@ def test_a_healthy_fleet_is_a_few_lines(tmp_path: Path) -> None:
     lines = text.splitlines()
     assert lines[0].startswith("lab: 100 hosts: 100 pass (quick, 13 checks, ")
     assert lines[2] == "pass  gpu[001-100] (100)    8x NVIDIA H100 80GB HBM3"
-    assert lines[-1] == "exit 0: nothing failed, and all that was asked was looked at"
-    assert len(lines) == 8
+    assert lines[-2] == "exit 0: nothing failed, and all that was asked was looked at"
+    assert lines[-1] == "next: gpufleet verify lab.py --level standard"
+    assert len(lines) == 9
 
 
 def test_the_broken_gpu_is_named_with_all_that_one_needs(tmp_path: Path) -> None:
@@ -112,13 +113,14 @@ def test_what_is_wrong_because_of_a_cause_is_no_blindness(tmp_path: Path) -> Non
             finding({"kind": "service", "name": "nvidia-persistenced"}, verdict="degraded"),
             *(off(index, because="gpu.persistence") for index in range(8)),
         ],
-        "gpu.odd": [off(0, because="gpu.persistence")],
+        "gpu.odd": [off(0, because="gpu.persistence", evidence=["a line of the log"])],
     }
     host = verified(document("gpu1", found), "degraded")
     [cause] = cases(host)
     assert (cause.silenced, cause.echoes) == ((), ("gpu.odd",))
     text = shown(tmp_path, [host], exit=0)
     assert "seen because of it, too: gpu.odd\n" in text
+    assert "| a line of the log\n" in text
     assert "could not look" not in text
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from deploy.fleet.names import fold
+from verify.checks import MOST_EVIDENCE
 from verify.report.view import WORST_FIRST
 from verify.results import Action, Finding, HostVerdict, HostVerification, Part
 
@@ -125,7 +126,12 @@ def _with(cause: Case, check: str, consequence: Finding) -> Case:
     if consequence.verdict in ("not-run", "hung"):
         echoes = tuple(one for one in cause.echoes if one != check)
         return replace(cause, silenced=(*cause.silenced, check), echoes=echoes)
-    return replace(cause, echoes=tuple(dict.fromkeys((*cause.echoes, check))))
+    # What another check saw of it is evidence: the Xid in the kernel log of a lost GPU.
+    return replace(
+        cause,
+        echoes=tuple(dict.fromkeys((*cause.echoes, check))),
+        evidence=tuple(dict.fromkeys((*cause.evidence, *consequence.evidence)))[:MOST_EVIDENCE],
+    )
 
 
 def part_name(part: Part) -> str:

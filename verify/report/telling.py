@@ -22,6 +22,8 @@ MOST_PLACES = 4
 MOST_PARTS = 2
 """Components whose UUID, serial and slot are told."""
 MOST_EVIDENCE = 3
+MOST_ROWS = 2
+"""Of one line of evidence."""
 MOST_NAMES = 4
 
 
@@ -103,8 +105,8 @@ def _facet(facet: Facet, group: Group, width: int, whole: bool) -> Iterator[Line
     evidence = facet.cases[0].evidence
     shown = evidence if whole else evidence[:MOST_EVIDENCE]
     for line in shown:
-        text = f"   | {printable(line)}"
-        yield "cyan", text if whole else cut(text, width)
+        rows = list(wrapped("cyan", f"| {line}", width, "   ", 2))
+        yield from rows if whole else rows[:MOST_ROWS]
     if len(evidence) > len(shown):
         more = many(len(evidence) - len(shown), "more line")
         yield "dim", f"   | {more}: gpufleet explain {facet.cases[0].host}"

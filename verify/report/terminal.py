@@ -3,12 +3,15 @@
 A screen, not a scroll, however large the fleet: every part is bounded and says what it left out.
 """
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
+from deploy.fleet import exits
 from deploy.fleet.names import fold
 from deploy.fleet.runs import printable
+from verify.checks import LEVELS
 from verify.report.advice import deed
 from verify.report.groups import Group, groups
 from verify.report.screen import WIDTH, Line, write
@@ -125,3 +128,6 @@ def _end(view: View, width: int) -> Iterator[Line]:
     yield "dim", f"record: {printable(view.place)}"
     yield "dim", f"page:   {printable(view.page or f'gpufleet report {view.run.id} --html FILE')}"
     yield from wrapped("bold", meaning(view.run), width, "")
+    if view.run.exit == exits.OK and view.level == LEVELS[0] and view.results:
+        inventory = shlex.quote(view.run.inventory)
+        yield "", printable(f"next: gpufleet verify {inventory} --level {LEVELS[1]}")
