@@ -79,6 +79,7 @@ def trained(gpus: list[Document]) -> Document:
         "seconds": 21.0,
         "perturbed": "",
         "run": {
+            "user": "alice",
             "torch": "2.13.0+cu130" if gpus else "2.13.0+cpu",
             "cuda": "13.0" if gpus else None,
             "backend": "nccl" if gpus else "gloo",

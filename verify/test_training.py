@@ -157,6 +157,7 @@ def _measure(
             "device": rank["device"]["name"],
             "world": document["world"],
             "torch": run["torch"],
+            "user": run["user"],
         }
         unit = f"{speed['unit']}/s"
         measure(f"train.{model}", unit, speed["together"], component, **conditions)

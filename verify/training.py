@@ -91,6 +91,7 @@ _RANK = {
     "libraries?": {str: str},
 }  # fmt: skip
 _RUN = {
+    "user": str,
     "torch": str,
     "cuda": (str, type(None)),
     "backend": str,

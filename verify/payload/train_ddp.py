@@ -31,6 +31,7 @@ import itertools
 import json
 import math
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -506,6 +507,7 @@ def stages(asked: argparse.Namespace, trail: Trail, world: int) -> None:
     backend = "nccl" if cuda else "gloo"
     trail.record["device"] = describe(device)
     trail.record["run"] = {
+        "user": user_name(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "backend": backend,
@@ -574,6 +576,14 @@ def describe(device: torch.device) -> Record:
         "uuid": f"GPU-{uuid}" if uuid else "",
         "name": has.name,
     }
+
+
+def user_name() -> str:
+    """Whom this runs as; by number where the host has no name for it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def settle(device: torch.device) -> None:

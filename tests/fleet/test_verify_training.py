@@ -1,0 +1,97 @@
+"""The training proof on a real host: green from apply to verdict, and the rank that did wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.fleet.live import LiveFleet, Result
+from tests.fleet.test_apply import Lab, status
+from verify.results import HostResult
+
+pytestmark = pytest.mark.fleet
+
+NODE = "l40s-01"
+WISHES = {
+    "cuda": "none",
+    "cudnn": "none",
+    "nccl": "none",
+    "torch": "2.13.0",
+    "torch_build": "cpu",
+}
+TRAINING = {
+    f"train.{name}"
+    for name in ("ended", "backend", "collectives", "gradients", "parameters", "loss")
+}
+
+
+@pytest.fixture(scope="module")
+def lab(fleet: LiveFleet, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """One node, converged, with the CPU build of torch."""
+    made = Lab(fleet, tmp_path_factory.mktemp("lab"), {NODE: WISHES})
+    done = made.apply()
+    assert done.status == 0, status(done)
+    return made
+
+
+def verified(lab: Lab, *more: str) -> tuple[Result, HostResult]:
+    """`gpufleet verify --level standard`, and what its run directory has of the node."""
+    done = lab.gpufleet("verify", "lab.py", "--level", "standard", *more)
+    document = json.loads((lab.runs()[-1] / f"hosts/{NODE}.json").read_text())
+    assert document["result"], status(done)
+    return done, HostResult.model_validate(document["result"])
+
+
+def of_training(result: HostResult) -> dict[str, Any]:
+    return {one.id: one for one in result.checks if one.id.startswith("train.")}
+
+
+def test_a_converged_host_trains_as_a_user_without_rights(lab: Lab) -> None:
+    done, result = verified(lab)
+    assert done.status == 0, status(done)
+    checks = of_training(result)
+    assert set(checks) == TRAINING
+    assert {one.verdict for one in checks.values()} == {"pass"}
+    not_asked = {one.id: one.reason for one in result.not_asked}
+    assert "CPU build" in not_asked["train.libraries"]
+    speeds = {(one.name, one.component.index): one for one in result.measurements}
+    assert {index for name, index in speeds if name == "train.transformer"} == {0, 1}
+    conditions = speeds["train.transformer", 0].conditions
+    assert conditions["backend"] == "gloo"
+    assert conditions["user"] == "ops"
+    assert all(one.value > 0 for one in speeds.values())
+    left = lab.fleet.root(NODE, "ls -d /tmp/gpufleet-* /var/tmp/gpufleet-* 2>/dev/null || :").ok()
+    assert left == ""
+    assert lab.fleet.root(NODE, "pgrep -f [t]rain_ddp.py || :").ok() == ""
+
+
+def test_a_rank_that_dies_is_the_one_cause(lab: Lab, fleet: LiveFleet) -> None:
+    fleet.fault(NODE, "train:die:1")
+    try:
+        done, result = verified(lab)
+    finally:
+        fleet.heal(NODE)
+    assert done.status == 1, status(done)
+    found = [one for check in of_training(result).values() for one in check.findings]
+    (cause,) = [one for one in found if not one.because]
+    assert cause.component.kind == "rank"
+    assert cause.component.index == 1
+    assert "died of signal 9 in stage collectives" in cause.found
+    assert "perturbed on purpose: die:1" in cause.evidence
+    assert {one.because for one in found if one is not cause} == {"train.ended"}
+    assert "died of signal 9" in done.out
+
+
+def test_a_rank_with_other_parameters_is_found(lab: Lab, fleet: LiveFleet) -> None:
+    fleet.fault(NODE, "train:parameter:0:cnn")
+    try:
+        done, result = verified(lab, "--check", "train.parameters")
+    finally:
+        fleet.heal(NODE)
+    assert done.status == 1, status(done)
+    (check,) = result.checks
+    (finding,) = check.findings
+    assert finding.component.index == 0
+    assert "cnn" in finding.what
