@@ -141,6 +141,7 @@ def test_commands_share_one_environment_and_are_shown(
 def test_which_demo_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(play, "closed", lambda folder: "")
     monkeypatch.setattr(play, "may_be_root", lambda: "")
     assert (chosen(""), chosen(SIM), chosen(LOCAL)) == (SIM, SIM, LOCAL)
     monkeypatch.setattr(play, "may_be_root", lambda: "no sudo here")
@@ -173,6 +174,7 @@ def test_two_demos_do_not_run_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(paths, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(play, "closed", lambda folder: "")
     monkeypatch.setattr(play, "show", lambda inventory: None)
     assert main([LOCAL]) == 0
     with (tmp_path / PLACE / "lock").open() as held:
@@ -193,7 +195,7 @@ def test_interrupting_lets_the_command_say_its_last_words(tmp_path: Path) -> Non
         "import tests.demo.__main__ as play\n"
         "from tests.sim import paths\n"
         f"paths.REPOSITORY = Path({str(tmp_path)!r})\n"
-        "stage = play.Stage(paths.REPOSITORY)\n"
+        "stage, play.closed = play.Stage(paths.REPOSITORY), lambda folder: ''\n"
         "play.show = lambda inventory: stage.run(play.Command('sh slow.sh'))\n"
         "raise SystemExit(play.main([play.LOCAL]))\n"
     )
