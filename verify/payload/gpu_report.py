@@ -120,7 +120,7 @@ def device(nvml: Any, index: int) -> dict[str, Any]:
 def slot_of(text: str) -> str:
     """A PCI address as the kernel writes it: NVML's domain has eight digits and capitals."""
     domain, _, rest = text.lower().partition(":")
-    return f"{domain[-4:]}:{rest}"
+    return f"{int(domain, 16):04x}:{rest}"
 
 
 def driver_slots() -> list[str]:

@@ -169,13 +169,13 @@ def in_front(have: dict[str, str]) -> dict[str, str]:
         for path in Path(directory).glob("lib*.so*")
     }
     found: dict[str, str] = {}
+    settled: set[str] = set()
     for place in os.environ.get("LD_LIBRARY_PATH", "").split(":"):
-        if not place or "/site-packages/nvidia/" in f"{os.path.realpath(place)}/":
-            continue
-        for name in sorted(own):
-            path = os.path.join(place, name)
-            if name.startswith(WATCHED) and name not in found and os.path.exists(path):
-                found[name] = os.path.realpath(path)
+        there = {name for name in own - settled if place and os.path.exists(f"{place}/{name}")}
+        settled |= there
+        if "/site-packages/nvidia/" not in f"{os.path.realpath(place)}/":
+            watched = sorted(name for name in there if name.startswith(WATCHED))
+            found.update({name: os.path.realpath(f"{place}/{name}") for name in watched})
     return found
 
 
