@@ -1,6 +1,8 @@
 """The verify command: what it refuses, what it records, what it expects, how it ends."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,21 @@ def test_a_bundle_that_cannot_be_made_is_wrong_input(
     assert main(["verify", inventory(lab)]) == 2
     assert "verify: pytest: is not installed here" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def told(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=60)
+
+
+def test_the_module_is_the_same_command() -> None:
+    here, there = told("-m", "verify", "--help"), told("-m", "deploy.cli", "verify", "--help")
+    assert (here.returncode, here.stdout) == (0, there.stdout)
+    assert "usage: gpufleet verify" in here.stdout
+
+
+def test_nothing_is_imported_before_gevent_has_patched_what_waits() -> None:
+    said = told("-X", "importtime", "-m", "verify", "--help").stderr.splitlines()
+    order = [line.rpartition("|")[2].strip() for line in said]
+    patched = order.index("gevent.monkey")
+    for late in ("verify.report.catalogue", "verify.runner", "paramiko", "pyinfra"):
+        assert order.index(late) > patched, late
