@@ -4,7 +4,6 @@ It is readable in light and dark, on paper, at the width of a telephone, and wit
 text of hosts is escaped by verify/report/markup.py; the page's own policy forbids every request.
 """
 
-from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,10 +17,9 @@ from verify.report.groups import Group, groups
 from verify.report.markup import Child, Html, document, join, style, tag
 from verify.report.plots import MOST_PLOTS, drawn, plots
 from verify.report.read import PAGE
+from verify.report.tables import checks, hosts, not_asked, run_facts
 from verify.report.telling import where
-from verify.report.unasked import unasked
 from verify.report.view import View, many, meaning, tally
-from verify.results import HostVerification
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 MOST_CARDS = 100
@@ -30,7 +28,6 @@ FEW_HOSTS = 16
 MOST_LISTED = 8
 MOST_OPEN = 8
 """Findings that are unfolded from the start."""
-VERDICTS = ("pass", "degraded", "not-run", "hung", "fail")
 
 
 def write_page(view: View) -> View:
@@ -68,10 +65,10 @@ def page(view: View) -> str:
         _section("Fleet", [legend(), grid(view, anchors)], "fleet"),
         _findings(found, view),
         _measured(view),
-        _checks(view),
-        _unasked(view),
-        _hosts(view),
-        _run(view),
+        checks(view),
+        not_asked(view),
+        hosts(view),
+        run_facts(view),
     ]
     return document(head, tag("main", body))
 
@@ -160,115 +157,8 @@ def _measured(view: View) -> Html | None:
     return _section("Measured", [drawings, rest], "measured")
 
 
-def _checks(view: View) -> Html | None:
-    """Every check that was asked, and how many hosts it held on."""
-    claims: dict[str, str] = {}
-    count: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(VERDICTS, 0))
-    for result in view.results:
-        for check in result.checks:
-            claims.setdefault(check.id, check.claim)
-            count[check.id][check.verdict] += 1
-    if not claims:
-        return None
-    rows = []
-    for id, claim in claims.items():
-        total = sum(count[id].values())
-        bar = [
-            tag("i", class_=f"bar {verdict}", style=f"width:{100 * number / total:.2f}%")
-            for verdict, number in count[id].items()
-            if number
-        ]
-        said = ", ".join(f"{n} {verdict}" for verdict, n in reversed(count[id].items()) if n)
-        rows.append(
-            tag(
-                "tr",
-                tag("td", tag("code", id)),
-                tag("td", claim),
-                tag("td", tag("span", bar, class_="bars"), said, class_="count"),
-            )
-        )
-    table = tag("table", tag("tbody", rows), class_="checks")
-    bad = sum(any(n for verdict, n in each.items() if verdict != "pass") for each in count.values())
-    note = f"{len(claims)} asked, {len(claims) - bad} held wherever they were asked"
-    return _folded("Checks", note, table)
-
-
-def _unasked(view: View) -> Html | None:
-    told = unasked(view)
-    if not told:
-        return None
-    rows = [
-        tag(
-            "tr",
-            tag("td", reason),
-            tag("td", [[tag("code", id), " "] for id in checks]),
-            tag("td", fold(hosts)),
-        )
-        for reason, checks, hosts in told
-    ]
-    head = tag("tr", [tag("th", name) for name in ("because", "checks", "hosts")])
-    return _folded(
-        "Not asked", many(len(told), "reason"), tag("table", tag("thead", head), tag("tbody", rows))
-    )
-
-
-def _hosts(view: View) -> Html:
-    """What answered, hosts with the same facts on one row."""
-    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for one in view.hosts.values():
-        alike[_facts(one)].append(one.host)
-    rows = [
-        tag("tr", tag("td", fold(hosts)), [tag("td", fact) for fact in facts])
-        for facts, hosts in alike.items()
-    ]
-    names = ("hosts", "GPUs", "expected stack", "Python", "as user", "bundle", "notes")
-    head = tag("tr", [tag("th", name) for name in names])
-    kinds = many(len(alike), "kind")
-    return _folded("Hosts", kinds, tag("table", tag("thead", head), tag("tbody", rows)))
-
-
-def _facts(one: HostVerification) -> tuple[str, ...]:
-    result = one.result
-    if result is None:
-        why = one.message.removeprefix(f"{one.host}: ")
-        return (why, "", "", "", "", "; ".join(one.notes))
-    count: dict[str, int] = defaultdict(int)
-    for gpu in result.gpus:
-        count[gpu.name] += 1
-    return (
-        ", ".join(f"{number}x {name}" for name, number in count.items()) or "none",
-        f"{result.stack or 'none'} ({result.expected_from})",
-        result.python,
-        result.user,
-        result.bundle[:12],
-        "; ".join(one.notes),
-    )
-
-
-def _run(view: View) -> Html:
-    run = view.run
-    facts = {
-        "run": run.id,
-        "command": " ".join(run.command),
-        "by": run.controller,
-        "began": run.started,
-        "ended": run.ended or "no end recorded",
-        "exit": meaning(run),
-        "inventory": run.inventory,
-        "lock": run.lock or "none",
-        "record": view.place,
-    }
-    rows = [tag("tr", tag("th", name), tag("td", fact)) for name, fact in facts.items()]
-    return _folded("This run", run.id, tag("table", tag("tbody", rows), class_="facts"))
-
-
 def _section(title: str, content: Child, id: str) -> Html:
     return tag("section", tag("h2", title), content, id=id)
-
-
-def _folded(title: str, note: str, content: Html) -> Html:
-    summary = tag("summary", tag("h2", title), tag("span", note, class_="soft"))
-    return tag("details", summary, tag("div", content, class_="wide"), class_="more")
 
 
 @cache
