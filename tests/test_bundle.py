@@ -162,7 +162,7 @@ def test_a_bundle_arrives_is_checked_and_runs(prefix: Path, small: Bundle) -> No
     )
     place = pushed(prefix, small)
     assert place.stat().st_mode & 0o777 == 0o755
-    assert on_host(prefix, "check", small)[0] == Said("ready", os.getuid(), str(place))
+    assert on_host(prefix, "check", small)[0] == Said("ready", os.getuid(), f"python3 {place}")
     for _ in range(2):
         answer, printed = on_host(prefix, "run", small, request='{"it\'s": "$(odd)"}')
         assert answer is None

@@ -50,11 +50,11 @@ def script(
     nonce: str,
     limit_s: int = 0,
     request: str = "",
+    archive: str = "",
 ) -> str:
     """A POSIX sh script that pushes, checks or runs the bundle `id`.
 
-    For `push` the archive comes as base64 on standard input, or from the file that the shell
-    variable `archive` names.
+    For `push` the bundle's text comes on standard input, or from the host's file `archive`.
     """
     values = {
         "action": action,
@@ -64,6 +64,7 @@ def script(
         "nonce": nonce,
         "limit": str(limit_s),
         "request": request,
+        "archive": archive,
     }
     assigned = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     return _PREAMBLE + assigned + _text()

@@ -1,12 +1,13 @@
 # Receives the bundle on a host, or checks the one that is there and runs it. POSIX sh with
 # coreutils, findutils, tar and gzip. verify/launch.py puts assignments in front:
-#   action      run; push (the archive as base64 on standard input); check (run nothing)
+#   action      run; push; check (says which Python it would take, and runs nothing)
 #   id          the bundle's hash, and the name of its folder
 #   prefix      where bundles live, below bundle/
 #   privileged  yes: a user who did not become root keeps them in a cache of his own instead
 #   nonce       a word that marks our lines
 #   limit       seconds that the checks may take
 #   request     JSON for the checks
+#   archive     file with the archive as base64; empty: standard input
 # What is not the checks' own answer is one line: GPUFLEET-LAUNCH <nonce> <word> <uid> <text>.
 # Ends with 0 always: whoever ran this would otherwise run it once more, as another user.
 
@@ -84,7 +85,7 @@ differs() (
     } | head -n 4
 )
 
-check() {
+whole() {
     if ! [ -d "$bundles/$id" ]; then
         say missing "$bundles/$id"
         return 1
@@ -161,13 +162,17 @@ choose() {
     return 1
 }
 
-run() {
-    check || return 0
+check() {
+    whole || return 1
     if ! choose; then
         found=$(python3 -V 2>&1 | head -n 1)
         say no-python "neither at $prefix/env/bin/python nor as python3 (${found:-no answer})"
-        return
+        return 1
     fi
+}
+
+run() {
+    check || return 0
     cd "$bundles/$id" || return
     # No bytecode is kept: what runs is what was checked, and compiling it costs 0.2 s.
     export PYTHONDONTWRITEBYTECODE=1
@@ -186,7 +191,7 @@ main() {
     case $action in
         run) run ;;
         push) push ;;
-        check) if check; then say ready "$bundles/$id"; fi ;;
+        check) if check; then say ready "$python $bundles/$id"; fi ;;
     esac
 }
 

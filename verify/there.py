@@ -6,7 +6,6 @@ any other backend of testinfra it is pushed first, and only then is verify/bundl
 
 from __future__ import annotations
 
-import base64
 import json
 import shlex
 import sys
@@ -23,25 +22,6 @@ MARK = "GPUFLEET "
 CHUNK = 96_000
 """Characters of one pushed piece: a single argument may have 128 KiB (Linux, MAX_ARG_STRLEN)."""
 FAULT_LENGTH = 300
-
-_FIND_PYTHON = """\
-for python in %s/env/bin/python python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
-    if timeout 10 "$python" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-        >/dev/null 2>&1 </dev/null; then
-        command -v "$python"
-        exit 0
-    fi
-done
-exit 1
-"""
-_PLACE = 'printf %s "${XDG_CACHE_HOME:-$HOME/.cache}/gpufleet/bundle"'
-_WHOLE = """\
-cd %s 2>/dev/null && test "$(sha256sum <MANIFEST)" = %s && sha256sum --quiet -c MANIFEST >&2
-"""
-_UNPACK = """\
-new=$(mktemp -d %s.XXXXXX) && base64 -d <%s | tar -xzf - -C "$new" && rm -f %s &&
-    { rm -rf %s && mv -T "$new" %s || rm -rf "$new"; }
-"""
 
 
 class Unreachable(Exception):  # noqa: N818 - an answer, not a fault
@@ -179,23 +159,41 @@ def ground(host: Any, prefix: str) -> Ground:
 
 
 def _pushed(host: Any, prefix: str) -> Ground:
+    """The bundle on a host that is looked at from outside, as verify/launch.sh finds or takes it;
+    one that was changed there is replaced and said, as the runner does it."""
+    from verify import launch
     from verify.bundle import bundle
 
     packed = bundle()
-    found = host.run(_FIND_PYTHON, prefix)
-    if found.rc != 0:
-        raise Unreachable(f"no Python from 3.10 on there (exit {found.rc}): {said(found.stderr)}")
-    python = found.stdout.strip()
-    folder = f"{_must(host, _PLACE)}/{packed.id}"
-    whole = host.run(_WHOLE, folder, f"{packed.id}  -")
-    if whole.rc != 0:
-        _must(host, "mkdir -p %s", str(Path(folder).parent))
-        text = base64.b64encode(packed.archive).decode()
-        arriving = _must(host, "mktemp %s", f"{folder}.pushed.XXXXXX")
-        for at in range(0, len(text), CHUNK):
-            _must(host, "printf %%s %s >>%s", text[at : at + CHUNK], arriving)
-        _must(host, _UNPACK, folder, arriving, arriving, folder, folder)
-        _must(host, _WHOLE, folder, f"{packed.id}  -")
+
+    def ask(action: launch.Action, archive: str = "") -> launch.Said:
+        nonce = launch.new_nonce()
+        ran = host.run(
+            launch.script(
+                action, id=packed.id, prefix=prefix, privileged=True, nonce=nonce, archive=archive
+            )
+        )
+        answer = launch.said(ran.stdout, nonce)
+        if answer is None:
+            raise Unreachable(f"no answer there (exit {ran.rc}): {said(ran.stderr)}")
+        return answer
+
+    found = ask("check")
+    if found.word in (launch.MISSING, launch.DAMAGED):
+        arriving = _must(host, "mktemp")
+        for at in range(0, len(packed.text), CHUNK):
+            _must(host, "printf %%s %s >>%s", packed.text[at : at + CHUNK], arriving)
+        taken = ask("push", arriving)
+        _must(host, "rm -f %s", arriving)
+        if taken.word != launch.PUSHED:
+            raise Unreachable(f"the bundle could not be put there: {taken.text}")
+        if found.word == launch.DAMAGED:
+            healed = "a whole one is in its place now: find out who changed it, then ask again"
+            raise Unreachable(f"the bundle there was changed: {found.text}; {healed}")
+        found = ask("check")
+    if found.word != launch.READY:
+        raise Unreachable(f"the bundle there: {found.word}: {found.text}")
+    python, _, folder = found.text.partition(" ")
     return Ground(folder, python)
 
 
