@@ -818,3 +818,19 @@ def test_tables_of_apt_are_read_as_apt_prints_them() -> None:
     assert tables["libnccl2"].offers["2.29.7-1+cuda13.0"] == ["http://10.77.0.1/cuda"]
     assert tables["libcuda1"].installed == ""
     assert main_repository(tables) == "http://10.77.0.1/cuda"
+
+
+def test_a_host_that_expects_something_else_says_what() -> None:
+    def drifted(parts: dict[str, Any]) -> None:
+        parts["own"]["packages"]["libnvidia-ml1"] = "1-1"
+        del parts["own"]["packages"]["nvidia-fabricmanager"]
+        parts["own"]["host"] = "another name"
+
+    look = ask(CHECKS["host.expected"], changed(scene(), drifted))
+    assert isinstance(look, Look)
+    (finding,) = look.findings
+    assert finding.evidence == (
+        f"packages.libnvidia-ml1: 1-1, locked is {DRIVER}-1",
+        f"packages.nvidia-fabricmanager: nothing, locked is {DRIVER}-1",
+    )
+    assert "2 of its values differ" in finding.found

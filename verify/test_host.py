@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verify.applies import Scene
-from verify.checks import HOST, Component, Look, check
+from verify.checks import HOST, Component, Look, check, said
 
 LEAST_FREE_MIB = {"/": 512, "/tmp": 256, "/var/lib": 256}
 """Free space below which what runs on a host fails: checkpoints' and compilers' temporary files,
@@ -98,12 +98,32 @@ def test_expected(scene: Scene, look: Look) -> None:
             baseline=baseline,
         )
         return
-    for key in sorted(wanted.keys() & mine.keys() - {"host"}):
-        look.at(
-            HOST,
-            f"{key} in the host's own expected state",
-            found=mine[key],
-            expected=wanted[key],
-            verdict="degraded",
-            baseline=baseline,
-        )
+    lines = differences(mine, wanted)
+    look.at(
+        HOST,
+        "the host's own expected state",
+        found=f"stack {mine['stack']}{_but(lines, mine, wanted)}",
+        expected=f"stack {wanted['stack']}; `gpufleet apply` writes it",
+        held=not lines,
+        verdict="degraded",
+        baseline=baseline,
+        evidence=lines,
+    )
+
+
+def _but(lines: list[str], mine: dict[str, Any], wanted: dict[str, Any]) -> str:
+    same = lines and mine["stack"] == wanted["stack"]
+    return f", but {len(lines)} of its values differ" if same else ""
+
+
+def differences(mine: dict[str, Any], wanted: dict[str, Any], above: str = "") -> list[str]:
+    """What the host's own state says otherwise, a line each; the host's name apart, which is the
+    inventory's choice."""
+    lines = []
+    for key in sorted((mine.keys() | wanted.keys()) - {"host"}):
+        found, locked = mine.get(key), wanted.get(key)
+        if isinstance(found, dict) and isinstance(locked, dict):
+            lines += differences(found, locked, f"{above}{key}.")
+        elif found != locked:
+            lines.append(f"{above}{key}: {said(found)}, locked is {said(locked)}")
+    return lines

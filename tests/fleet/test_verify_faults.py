@@ -29,7 +29,8 @@ from verify.results import CheckResult, Finding, HostResult
 pytestmark = pytest.mark.fleet
 
 H100, L40S, V100 = "h100-01", "l40s-01", "v100-01"
-ROOT = "/root/gpufleet-bundle"
+ROOT = "/opt/gpufleet/bundle/matrix"
+"""Where users without rights may read it, as the environment is imported by one."""
 QUICK_RUNS = 20
 DAEMON = "service nvidia-persistenced"
 
@@ -92,7 +93,7 @@ class Nodes:
 
     def prepare(self, node: str) -> None:
         """The bundle arrives, and a first good run records the GPUs."""
-        unpack = f"sudo sh -c 'rm -rf {ROOT} && mkdir {ROOT} && tar -xzf - -C {ROOT}'"
+        unpack = f"sudo sh -c 'rm -rf {ROOT} && mkdir -p {ROOT} && tar -xzf - -C {ROOT}'"
         ssh = ["ssh", "-F", str(self.fleet.ssh_config), "-o", "BatchMode=yes", node, unpack]
         subprocess.run(ssh, input=bundle().archive, check=True, timeout=60)
         text = self.fleet.root(node, "cat /etc/gpufleet/expected.json").ok()
