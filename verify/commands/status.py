@@ -14,9 +14,9 @@ from pathlib import PurePath
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.names import fold
-from deploy.fleet.runs import RunFile, printable
+from deploy.fleet.runs import RUNS, RunFile, printable
 from verify.report.age import ago, ending
-from verify.report.read import MOST_RUNS, RUNS, Recorded, find, recorded
+from verify.report.read import MOST_RUNS, Recorded, find, recorded
 from verify.report.screen import Line, write
 from verify.report.telling import STYLE, cut
 from verify.report.view import WORST_FIRST, many, tally

@@ -15,11 +15,10 @@ from pydantic import ValidationError
 
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.names import name_fault
-from deploy.fleet.runs import VERSION, RunFile, file_name, printable
+from deploy.fleet.runs import RUNS, VERSION, RunFile, file_name, printable
 from verify.report.view import View
 from verify.results import HostVerification
 
-RUNS = Path("runs")
 PAGE = "report.html"
 """The HTML page in a run directory."""
 MOST_BYTES = 32 * 1024 * 1024
