@@ -39,6 +39,7 @@ SHOWN = {
 
 BY_OWN_TEST = {
     *("busy", "held-package", "mig", "dkms-fails", "unreachable", "nouveau", "no-self-name"),
+    "train",  # test_verify_training
 }
 IN_REPORTS = {*reports.SEEN, *reports.ALONE, *reports.PACKAGES}
 
