@@ -304,6 +304,8 @@ def log() -> dict[str, Any]:
             return found
         if not seen.stdout.strip():
             found["error"] = "the journal has no kernel messages of this boot"
+            if os.geteuid() != 0:
+                found["error"] += " for this user; root, adm and systemd-journal see them"
             return found
         shown = tool(*base, "-r", fields, "-g", r"NVRM: Xid \(")
         if shown.returncode not in (0, 1) or "pattern matching" in shown.stderr:
@@ -405,7 +407,8 @@ def holders(reporter: int) -> dict[str, Any]:
         for pid, gpus in sorted(held.items())
         if pid not in mine and not _is_daemon(pid)
     ]
-    return {"complete": not blind, "processes": found[:MOST_HOLDERS], "error": ""}
+    why = "only root sees which processes of other users hold the GPUs" if blind else ""
+    return {"complete": not blind, "processes": found[:MOST_HOLDERS], "error": why}
 
 
 def _is_daemon(pid: int) -> bool:
