@@ -235,3 +235,54 @@ def _local() -> Any:
     import testinfra
 
     return testinfra.get_host("local://")
+
+
+def test_half_a_character_costs_a_question_mark_and_not_the_answer() -> None:
+    said = onhost.line({"busy": ["caf\u00e9 \udcff (pid 1)"]})
+    assert said.isascii()
+    assert json.loads(said.removeprefix("GPUFLEET ")) == {"busy": ["caf\u00e9 ? (pid 1)"]}
+
+
+# ---- plain pytest
+
+
+def pytest_on(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "verify", "-q", "-p", "no:cacheprovider", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+def test_plain_pytest_says_what_it_holds_a_host_against(tmp_path: Path) -> None:
+    file = tmp_path / "expected.json"
+    state = {**reported.expected("none"), "prefix": f"{tmp_path}/there", "environment": None}
+    file.write_text(json.dumps(state))
+    done = pytest_on("--hosts=local://", f"--expected={file}")
+    assert f"local: expected state from {file}, stack 6c3fac5c0937" in done.stdout
+    assert "not asked: no Python environment is expected on this host" in done.stdout
+    # This machine was given another state than its own: that it has none is seen.
+    assert "host.expected: degraded: host: the host's own expected state" in done.stdout
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("content", [None, "[]", '{"version": 9}'])
+def test_plain_pytest_refuses_a_state_that_it_cannot_use(
+    tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "expected.json"
+    if content is not None:
+        file.write_text(content)
+    done = pytest_on("--hosts=local://", f"--expected={file}")
+    assert done.returncode == 4
+    assert f"--expected {file}:" in done.stderr
+    assert "INTERNALERROR" not in done.stdout + done.stderr
+
+
+def test_plain_pytest_with_a_host_that_does_not_answer_passes_nothing() -> None:
+    done = pytest_on("--hosts=ssh://nobody.invalid")
+    assert done.returncode == 1
+    assert "does not answer" in done.stdout
+    assert "passed" not in done.stdout

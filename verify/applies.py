@@ -117,6 +117,11 @@ def _nvswitches(scene: Scene) -> Answer:
     return not_asked("no NVSwitch is on the PCI bus, and none is expected")
 
 
+def hidden_by_mig(gpu: dict[str, Any], field: str) -> bool:
+    """A partitioned GPU does not tell of itself what a whole one of its kind tells."""
+    return bool(gpu["mig"]) and field in ("ecc", "remap") and gpu[field] is None
+
+
 def _some(scene: Scene, field: str, without: str) -> Answer:
     """Some GPU has `field`, or answers nothing at all: then the check says what it cannot see."""
     nvml = _nvml(scene)
@@ -124,6 +129,8 @@ def _some(scene: Scene, field: str, without: str) -> Answer:
         return nvml
     for gpu in scene.report["nvml"]["gpus"]:
         if gpu["lost"] or gpu[field] is not None or field in gpu["errors"]:
+            return ASKED
+        if hidden_by_mig(gpu, field):
             return ASKED
     return not_asked(without)
 
@@ -148,7 +155,7 @@ def _mig(scene: Scene) -> Answer:
 
 def _record(scene: Scene) -> Answer:
     if scene.record_fault:
-        return not_run(scene.record_fault)
+        return not_run(f"{scene.record_fault}; gpufleet verify --accept-hardware writes it anew")
     if scene.record is None:
         return not_asked("no good run is recorded yet; this one becomes it when all is well")
     return ASKED

@@ -8,6 +8,7 @@ there. Only testinfra's `host` touches the host. Travels: Python 3.10, no pydant
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -268,6 +269,7 @@ def measure(request: pytest.FixtureRequest) -> Callable[..., None]:
     def record(
         name: str, unit: str, value: float, component: Component = _NOBODY, **conditions: object
     ) -> None:
+        assert math.isfinite(value), f"{name} is {value}, which is no measurement"
         request.node.stash[ASKED].measurements.append(
             {
                 "name": name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from verify.applies import Scene
+from verify.applies import Scene, hidden_by_mig
 from verify.checks import Component, Look
 
 
@@ -103,4 +103,7 @@ def readable(gpu: dict[str, Any], field: str, what: str, look: Look) -> bool:
         return True
     if field in gpu["errors"]:
         look.unknown(part(gpu), what, why=gpu["errors"][field])
+    elif hidden_by_mig(gpu, field):
+        why = "MIG is on: NVML tells it of whole GPUs only"
+        look.unknown(part(gpu), what, why=why, because="gpu.mig")
     return False

@@ -136,6 +136,7 @@ class _Named:
 def result(request: dict[str, Any], scene: Any, results: list[Any]) -> dict[str, Any]:
     """The result document of verify/results.py, as plain values."""
     from verify.applies import who
+    from verify.checks import said
 
     report, expected = scene.report, scene.expected
     host = report["host"]
@@ -151,17 +152,17 @@ def result(request: dict[str, Any], scene: Any, results: list[Any]) -> dict[str,
         "bundle": bundle_id(),
         "python": f"{'.'.join(map(str, sys.version_info[:3]))} {sys.executable}",
         "user": host["user"],
-        "simulated": host["simulated"],
+        "simulated": bool(host["simulated"]),
         "expected_from": scene.expected_from,
         "stack": expected["stack"] if expected else "",
         "gpus": [_identity(gpu, scene) for gpu in report["nvml"]["gpus"]],
-        "busy": who(report)[:200],
+        "busy": [said(line) for line in who(report)[:200]],
         "checks": [_checked(one) for one in results if not one.not_asked],
         "not_asked": [
             {"id": one.check.id, "reason": one.not_asked} for one in results if one.not_asked
         ],
         "measurements": [
-            {**figure, "component": asdict(figure["component"])}
+            {**figure, "component": _bounded(asdict(figure["component"]))}
             for one in results
             for figure in one.measurements
         ],
@@ -185,8 +186,23 @@ def _checked(one: Any) -> dict[str, Any]:
         "verdict": one.look.verdict,
         "seconds": round(one.seconds, 3),
         "looked_at": len(one.look.observations),
-        "findings": one.look.document(),
+        "findings": [
+            {**finding, "component": _bounded(finding["component"])}
+            for finding in one.look.document()
+        ],
     }
+
+
+def _bounded(component: dict[str, Any]) -> dict[str, Any]:
+    """A component's names at the length that the controller takes."""
+    return {key: text[:200] if isinstance(text, str) else text for key, text in component.items()}
+
+
+def line(document: dict[str, Any]) -> str:
+    """The document as its one line of ASCII. What is no text of any encoding (half a character in
+    the name of somebody's process) becomes a question mark: it must not cost the whole answer."""
+    text = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+    return "GPUFLEET " + json.dumps(json.loads(text))
 
 
 def bundle_id() -> str:
@@ -246,7 +262,7 @@ def main() -> int:
     except there.Unreachable as error:
         print(f"onhost: {error}", file=sys.stderr)
         return 1
-    print("GPUFLEET " + json.dumps(document), file=answer, flush=True)
+    print(line(document), file=answer, flush=True)
     return 0
 
 
