@@ -46,6 +46,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 SCHEMA = 1
@@ -70,6 +71,7 @@ collective; sends one; gets a wrong gradient; a wrong parameter; labels that mea
 PERTURB = "GPUFLEET_TRAIN_PERTURB"
 """Environment variable with the same meaning as --perturb; the report says that it was set."""
 FOLDER = "GPUFLEET_TRAIN_FOLDER"
+PR_SET_PDEATHSIG = 1
 SEED = 20_260
 MOST_TEXT = 1500
 
@@ -310,19 +312,19 @@ def alive(pid: int) -> bool:
 
 
 def lead(asked: argparse.Namespace, folder: Path, world: int, began: float) -> None:
-    """Print the document from a rank, under torchrun: the first to come does, the others do not."""
+    """Print the document from a rank, under torchrun: the first to take the folder does."""
+    taken = folder.with_suffix(".taken")
     try:
-        os.close(os.open(folder / "printed", os.O_CREAT | os.O_EXCL, 0o600))
+        folder.rename(taken)
     except OSError:
         return
-    records = [read_record(folder, rank) for rank in range(world)]
+    records = [read_record(taken, rank) for rank in range(world)]
     for record in records:
         record |= {"code": None, "gone": not alive(record["pid"])}
         record |= {"abandoned": False, "stderr": ""}
     answer = document(records, asked, seconds=time.monotonic() - began, launcher="torchrun")
-    shutil.rmtree(folder, ignore_errors=True)
-    line = "GPUFLEET " + json.dumps(answer, separators=(",", ":")) + "\n"
-    sys.stdout.write(line)
+    shutil.rmtree(taken, ignore_errors=True)
+    sys.stdout.write("GPUFLEET " + json.dumps(answer, separators=(",", ":")) + "\n")
     sys.stdout.flush()
 
 
@@ -421,23 +423,63 @@ def prepare() -> tuple[argparse.Namespace, Trail, int, Callable[[], None]]:
     world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     if os.environ.get("LOCAL_WORLD_SIZE", str(world)) != str(world):
         sys.exit("train_ddp.py: all ranks run on one host (--nnodes 1)")
+    if FOLDER in os.environ:
+        # Whoever kills the launcher takes its ranks along.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    folder = shared_folder(dict(os.environ))
     own = {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    # What torch._dynamo makes when it is loaded would stay in the user's temporary directory.
+    own["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
     # One host: the loopback interface does, and the host's own name is not looked up for it.
     own |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     for name, value in own.items():
         os.environ.setdefault(name, value)
-    launched = FOLDER in os.environ
-    folder = shared_folder(dict(os.environ))
+    leading = threading.Lock()
 
     def leave() -> None:
-        if not launched:
-            time.sleep(GRACE)
-            lead(asked, folder, world, began)
+        """Under torchrun: make sure of the one line. Both of our threads may come here."""
+        with leading:
+            if FOLDER not in os.environ:
+                time.sleep(0 if trail.record["ended"] else GRACE)
+                lead(asked, folder, world, began)
 
-    keep_time(asked.limit, leave)
     trail = Trail(folder, rank, asked.perturb)
+    sys.excepthook = functools.partial(fail, trail, leave)
+    keep_time(asked.limit, leave)
     trail.at("loads torch")
     return asked, trail, world, leave
+
+
+def fail(
+    trail: Trail,
+    leave: Callable[[], None],
+    kind: type[BaseException],
+    error: BaseException,
+    stack: TracebackType | None,
+) -> None:
+    """What an exception that ends this rank leads to, also one in loading torch."""
+    trail.record |= {"error": told(error), "others": of_others(error)}
+    trail.save()
+    traceback.print_exception(kind, error, stack)
+    leave()
+    # Not through the interpreter's end, where a broken process group may be waited for.
+    os._exit(1)
+
+
+def told(error: BaseException) -> str:
+    """An exception as bounded text, with the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    return f"{type(error).__name__}: {str(error)[:MOST_TEXT]}{at}"
+
+
+def of_others(error: BaseException) -> bool:
+    """Whether an error says that another rank was lost or late, not that this one failed."""
+    if re.search(r"CUDA error|Cuda failure|[Uu]nhandled ?[Cc]uda", str(error)):
+        return False  # NCCL reports those of this GPU too
+    if any(one.__name__ == "DistError" for one in type(error).__mro__):
+        return True
+    return bool(re.search(r"[Gg]loo|NCCL|[Tt]imed out|[Cc]onnection (?:closed|reset)", str(error)))
 
 
 if __name__ == "__main__":
@@ -453,17 +495,9 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 def main() -> int:
     """Run the stages on this rank."""
-    try:
-        stages(ASKED, TRAIL, WORLD)
-        TRAIL.record["ended"] = True
-        TRAIL.save()
-    except Exception as error:
-        TRAIL.record |= {"error": told(error), "others": of_others(error)}
-        TRAIL.save()
-        say(traceback.format_exc())
-        LEAVE()
-        # Not through the interpreter's end, where a broken process group may be waited for.
-        os._exit(1)
+    stages(ASKED, TRAIL, WORLD)
+    TRAIL.record["ended"] = True
+    TRAIL.save()
     if FOLDER not in os.environ and TRAIL.rank == 0:
         wait_for_all(TRAIL.folder, WORLD)
         LEAVE()
@@ -479,22 +513,6 @@ def wait_for_all(folder: Path, world: int) -> None:
         time.sleep(0.02)
 
 
-def told(error: Exception) -> str:
-    """An exception as bounded text, with the line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    at = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
-    return f"{type(error).__name__}: {str(error)[:MOST_TEXT]}{at}"
-
-
-def of_others(error: Exception) -> bool:
-    """Whether an error says that another rank was lost or late, not that this one failed."""
-    if isinstance(error, getattr(dist, "DistError", ())):
-        return True
-    return bool(
-        re.search(r"gloo|Gloo|NCCL|[Tt]imed out|[Cc]onnection (?:closed|reset)", str(error))
-    )
-
-
 def stages(asked: argparse.Namespace, trail: Trail, world: int) -> None:
     """Everything that one rank does, in order."""
     rank = trail.rank
@@ -505,6 +523,8 @@ def stages(asked: argparse.Namespace, trail: Trail, world: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     backend = "nccl" if cuda else "gloo"
+    if cuda:
+        torch.cuda.set_device(device)  # before anything makes a context on GPU 0
     trail.record["device"] = describe(device)
     trail.record["run"] = {
         "user": user_name(),
@@ -530,8 +550,6 @@ def stages(asked: argparse.Namespace, trail: Trail, world: int) -> None:
     store.set(f"here-{rank}", "1")
     trail.at("waits for all ranks", inside=True)
     store.wait([f"here-{other}" for other in range(world)], timedelta(seconds=asked.limit))
-    if cuda:
-        torch.cuda.set_device(device)
     trail.at("makes the process group", inside=True)
     patience = timedelta(seconds=asked.patience)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
@@ -680,7 +698,8 @@ def broadcast(data: Data, dtype: torch.dtype) -> Case:
         dist.broadcast(out, root)
         return out
 
-    return run, data.each()[root].to(dtype), lambda index: root
+    sent = pattern(root, data.length, data.turn, data.world, data.device)
+    return run, sent.to(dtype), lambda index: root
 
 
 def all_gather(data: Data, dtype: torch.dtype) -> Case:
