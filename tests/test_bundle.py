@@ -34,6 +34,7 @@ def room(tmp_path: Path) -> Path:
     (room / "data").mkdir()
     for name in PIECES:
         (room / name).write_text(f'"""{name}"""\n')
+    (room / "attended.py").write_text((ROOM / "attended.py").read_text())
     (room / "onhost.py").write_text(ONHOST)
     (room / "test_gpu.py").write_text("def test_gpu(): ...\n")
     (room / "data/xids.json").write_text("{}\n")
@@ -327,3 +328,20 @@ def test_only_our_own_line_is_taken_for_ours() -> None:
     assert said(noise, "22") == Said("damaged", 0, "red")
     assert said(noise, "33") is None
     assert said("GPUFLEET-LAUNCH 22 damaged x y", "22") is None
+
+
+def test_checks_end_when_nobody_listens_any_more(prefix: Path, room: Path, small: Bundle) -> None:
+    slow = "import os, sys, time\nprint(os.getpid(), file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+    made = Bundle({**small.files, "verify/onhost.py": slow.encode()})
+    pushed(prefix, made)
+    text = script("run", id=made.id, prefix=str(prefix), privileged=False, nonce=NONCE, limit_s=50)
+    with subprocess.Popen(
+        ["sh", "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asked:
+        assert asked.stdout is not None
+        assert asked.stderr is not None
+        pid = int(asked.stderr.readline())
+        assert Path(f"/proc/{pid}").exists()
+        asked.stdout.close()
+        assert asked.wait(20) is not None
+    assert not Path(f"/proc/{pid}").exists()

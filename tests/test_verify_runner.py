@@ -15,7 +15,7 @@ from deploy.fleet.transport import Connection, Unreachable
 from deploy.fleet.transport import connect as really_connect
 from tests.answers import KNOWN, QUICK, answer
 from verify import runner
-from verify.bundle import Bundle
+from verify.bundle import ROOM, Bundle
 from verify.judge import judge
 from verify.results import HostVerification
 from verify.runner import Answer, Question, ask_all
@@ -34,7 +34,12 @@ document.update(plan["changed"])
 print("GPUFLEET " + json.dumps(document) + plan["noise"])
 sys.exit(plan["exit"])
 """
-BUNDLE = Bundle({"verify/onhost.py": ONHOST.encode()})
+BUNDLE = Bundle(
+    {
+        "verify/attended.py": (ROOM / "attended.py").read_bytes(),
+        "verify/onhost.py": ONHOST.encode(),
+    }
+)
 PLAN: dict[str, Any] = {
     "answer": answer(),
     "err": "stage: NVML",

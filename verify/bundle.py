@@ -25,7 +25,7 @@ STAYS = (
 )
 """What of this folder the controller keeps; every other *.py, data/ and payload/ travel."""
 PIECES = (
-    *("__init__.py", "checks.py", "applies.py", "conftest.py", "onhost.py"),
+    *("__init__.py", "checks.py", "applies.py", "conftest.py", "attended.py", "onhost.py"),
     "payload/host_report.py",
 )
 """Without these no check runs."""

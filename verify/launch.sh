@@ -177,7 +177,7 @@ run() {
     # No bytecode is kept: what runs is what was checked, and compiling it costs 0.2 s.
     export PYTHONDONTWRITEBYTECODE=1
     printf '%s\n' "$request" |
-        timeout -k 2 "$limit" "$python" -I -S -B verify/onhost.py
+        timeout -k 3 "$limit" "$python" -I -S -B verify/attended.py
     code=$?
     if [ "$code" != 0 ]; then say ended "$code"; fi
 }
