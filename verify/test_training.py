@@ -143,6 +143,8 @@ def test_ended(
         )
         if rank["ended"]:
             _measure(rank, component, document or {}, measure)
+    if document and all(rank["ended"] for rank in document["ranks"]):
+        measure("train.seconds", "s", document["seconds"], HOST, world=document["world"])
 
 
 def _measure(
@@ -163,7 +165,6 @@ def _measure(
         measure(f"train.{model}", unit, speed["together"], component, **conditions)
         alone = {**conditions, "world": 1}
         measure(f"train.{model}.alone", unit, speed["alone"], component, **alone)
-    measure("train.seconds", "s", document["seconds"], component, world=document["world"])
 
 
 @check(
