@@ -24,7 +24,10 @@ from verify.report.catalogue import catalogue
 from verify.report.groups import REACHABLE
 
 ROOM = Path(__file__).parent.parent / "verify"
-MODULES = ("test_gpu", "test_errors", "test_driver", "test_stack", "test_torch", "test_host")
+MODULES = (
+    *("test_gpu", "test_setting", "test_errors", "test_driver", "test_fabric"),
+    *("test_stack", "test_env", "test_torch", "test_host"),
+)
 
 
 def checks() -> dict[str, Callable[..., None]]:

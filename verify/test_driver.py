@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from verify.applies import COMPLETED, Scene
-from verify.checks import HOST, Component, Look, check
-from verify.gpus import answering, part, readable
+from verify.applies import Scene
+from verify.checks import Component, Look, check
+from verify.versions import stale, upstream
 
 MISMATCH = "version mismatch"
 """NVML's words when the library is newer or older than the loaded module
@@ -15,14 +15,6 @@ NVML/RM version mismatch")."""
 NVML = Component(kind="driver", name="NVML")
 NVIDIA = Component(kind="driver", name="nvidia")
 RELOAD = "stop what uses the GPUs and reload the module, or reboot: gpufleet apply --reboot"
-
-
-def stale(scene: Scene) -> bool:
-    """The loaded module is not the installed one: somebody upgraded and did not reboot."""
-    modules, running = scene.report["modules"], scene.report["kernel"]["running"]
-    loaded = modules["loaded"].get("nvidia", "")
-    installed = modules["installed"].get(running, {}).get("version", "")
-    return bool(loaded and installed) and loaded != installed
 
 
 @check(
@@ -131,12 +123,6 @@ def module_packages(scene: Scene, host: Any) -> dict[str, str]:
     return found
 
 
-def upstream(version: str) -> str:
-    """A Debian version without epoch and revision: 580.178.04 of 580.178.04-1."""
-    without_epoch = version.rpartition(":")[2]
-    return without_epoch.rpartition("-")[0] or without_epoch
-
-
 @check(
     "driver.flavour",
     needs=("driver", "locked-driver"),
@@ -224,80 +210,3 @@ def test_next_boot(scene: Scene, look: Look) -> None:
         because=because,
         evidence=(f"running is {kernel['running']}", "gpufleet apply builds it"),
     )
-
-
-@check(
-    "fabric.manager",
-    needs=("driver", "nvswitches"),
-    source="CUDA error 802, dstackai/dstack issue 2348; research: provisioning 2.8",
-    fault="fabric-stopped",
-)
-def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look) -> None:
-    """The fabric manager runs at the driver's version, and every GPU is in its fabric."""
-    unit = _unit(scene)
-    service = Component(kind="service", name=unit)
-    running = look.at(
-        service,
-        "service",
-        found="running" if host.service(unit).is_running else "not running",
-        expected="running",
-        evidence=(f"journalctl -u {unit}", "CUDA fails with error 802 without it"),
-    )
-    loaded = scene.report["modules"]["loaded"].get("nvidia", "")
-    name, version = _fabric_package(scene, host)
-    if not loaded:
-        look.unknown(service, "version", why="no driver is loaded", because="nvml.answers")
-    elif not version:
-        look.unknown(service, "version", why="no package of it is installed")
-    else:
-        look.at(
-            service,
-            "version of the fabric manager",
-            found=upstream(version),
-            expected=loaded,
-            because=_why_other(scene, name, version),
-        )
-    if scene.report["nvml"]["state"] != "ok":
-        why = "NVML did not answer"
-        look.unknown(HOST, "state of the GPUs in the fabric", why=why, because="nvml.answers")
-        return
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "fabric", "state in the fabric", look):
-            continue
-        fabric = gpu["fabric"]
-        good = fabric["state"] == COMPLETED and fabric["status"] == 0
-        if not running:
-            why = f"state {fabric['state']}: no fabric manager runs"
-            if not good:
-                look.unknown(part(gpu), "state in the fabric", why=why, because="fabric.manager")
-            continue
-        look.at(
-            part(gpu),
-            "state in the fabric",
-            found="completed" if good else f"state {fabric['state']}, status {fabric['status']}",
-            expected="completed",
-        )
-
-
-def _unit(scene: Scene) -> str:
-    services = (scene.expected or {}).get("services", [])
-    return next((str(one) for one in services if "fabricmanager" in one), "nvidia-fabricmanager")
-
-
-def _fabric_package(scene: Scene, host: Any) -> tuple[str, str]:
-    loaded = scene.report["modules"]["loaded"].get("nvidia", "")
-    names = [name for name in (scene.expected or {}).get("packages", {}) if "fabricmanager" in name]
-    # Before branch 580 the package carried the branch in its name (research: provisioning 2.6).
-    names += ["nvidia-fabricmanager", f"nvidia-fabricmanager-{loaded.partition('.')[0]}"]
-    for name in names:
-        package = host.package(name)
-        if package.is_installed:
-            return name, str(package.version)
-    return "", ""
-
-
-def _why_other(scene: Scene, name: str, version: str) -> str:
-    """What explains that the fabric manager is not of the loaded module's version; "" nothing."""
-    if version != (scene.expected or {}).get("packages", {}).get(name, version):
-        return "stack.packages"
-    return "driver.version" if stale(scene) else ""
