@@ -37,12 +37,12 @@ print("GPUFLEET " + json.dumps(document))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--hosts", type=int, default=200)
-    parser.add_argument("--at-once", type=int, default=8, help="logins in flight, of the others")
+    parser.add_argument("--at-once", type=int, default=8, help="logins in flight; both cores share")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        verify(arguments.place, arguments.hosts)
+        verify(arguments.place, arguments.hosts, arguments.at_once)
         return
     print(json.dumps(measure(arguments.hosts, arguments.at_once), indent=2))
 
@@ -78,7 +78,7 @@ def measure(hosts: int, at_once: int) -> dict[str, Any]:
     }
 
 
-def verify(place: Path, hosts: int) -> None:
+def verify(place: Path, hosts: int, at_once: int) -> None:
     """The command itself, over a bundle whose onhost.py only prints an answer."""
     from deploy.cli import main as gpufleet
 
@@ -105,6 +105,7 @@ def verify(place: Path, hosts: int) -> None:
     command.bundle = lambda: made
     # All of them share these cores: a host of its own would not take so long.
     runner.ASK_S["quick"] = 600.0
+    runner.LOGINS = at_once
     before = set(Path("runs").glob("*"))
     with contextlib.redirect_stdout(sys.stderr):
         code = gpufleet(["verify", str(lab)])
