@@ -4,6 +4,7 @@
 #   tests/setup.sh PYTHON    system packages for the simulated fleet and the browser test (root or
 #                            sudo), torch into PYTHON's environment
 #   tests/setup.sh --venv    only what `python3 -m venv` needs
+#   tests/setup.sh --torch PYTHON  only torch: neither root nor packages
 #   tests/setup.sh --remove  the fleet, its caches and the packages that this script installed
 set -eu
 cd "$(dirname "$0")/.."
@@ -94,8 +95,9 @@ remove_all() {
 
 case "${1:-}" in
     --venv) install_packages python3-venv ;;
+    --torch) install_torch "$2" ;;
     --remove) remove_all ;;
-    "") say "usage: tests/setup.sh PYTHON | --venv | --remove"; exit 2 ;;
+    "") say "usage: tests/setup.sh PYTHON | --venv | --torch PYTHON | --remove"; exit 2 ;;
     *)
         # shellcheck disable=SC2046,SC2086  # lists of names on purpose
         install_packages $("$1" -m tests.sim packages) $BROWSER
