@@ -63,7 +63,6 @@ def lab(fleet: LiveFleet, tmp_path_factory: pytest.TempPathFactory) -> Lab:
         "l40s-01": DRIVER_ONLY,
     }
     lab = Lab(fleet, tmp_path_factory.mktemp("verify"), nodes)
-    lab.gpufleet("lock", "lab.py").ok()
     lab.apply("--limit", ",".join(LIVING)).ok()
     return lab
 
