@@ -123,6 +123,12 @@ def no_fabric(there: Host) -> None:
     there.services.remove("nvidia-fabricmanager")
 
 
+def other_fabric(there: Host) -> None:
+    """A fabric manager of another version than the driver's does not start."""
+    no_fabric(there)
+    there.packages["nvidia-fabricmanager"] = "580.95.05-1"
+
+
 def packages(**versions: str) -> Callable[[Host], None]:
     return lambda there: there.packages.update(
         {name.replace("_", "-"): version for name, version in versions.items()}
@@ -345,6 +351,13 @@ CASES = [
     ),
     Case("driver.next-boot", said("report.kernel.next", None), "driver", verdict="not-run"),
     Case("fabric.manager", part="service nvidia-fabricmanager", there=no_fabric, says="not"),
+    Case(
+        "fabric.manager",
+        part="service nvidia-fabricmanager",
+        there=other_fabric,
+        because="stack.packages",
+        says="not running",
+    ),
     Case("fabric.manager", gpu("fabric.state", 1), "gpu 1", says="state 1"),
     Case("fabric.manager", gpu("fabric.status", 3), "gpu 1", says="status 3"),
     Case(
@@ -412,6 +425,7 @@ CASES = [
         says="no such file",
     ),
     Case("env.works", said("report.torch.state", "hung"), "environment 0123456789ab", "hung"),
+    Case("env.works", said("report.torch.state", "slow"), "environment 0123456789ab", "not-run"),
     Case(
         "env.works", said("report.torch.python", "3.12.1"), "environment 0123456789ab", says="3.12"
     ),

@@ -20,15 +20,17 @@ def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look)
     """The fabric manager runs at the driver's version, and every GPU is in its fabric."""
     unit = _unit(scene)
     service = Component(kind="service", name=unit)
+    loaded = scene.report["modules"]["loaded"].get("nvidia", "")
+    name, version = _fabric_package(scene, host)
+    other = bool(version) and upstream(version) != loaded  # then it refuses to start
     running = look.at(
         service,
         "service",
         found="running" if host.service(unit).is_running else "not running",
         expected="running",
         evidence=(f"journalctl -u {unit}", "CUDA fails with error 802 without it"),
+        because=_why_other(scene, name, version) if other else "",
     )
-    loaded = scene.report["modules"]["loaded"].get("nvidia", "")
-    name, version = _fabric_package(scene, host)
     if not loaded:
         look.unknown(service, "version", why="no driver is loaded", because="nvml.answers")
     elif not version:
