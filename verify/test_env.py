@@ -24,6 +24,9 @@ def test_env(scene: Scene, host: Any, look: Look) -> None:
         why = f"no answer in time; it was at: {torch['stage'] or 'its start'}"
         look.unknown(environment, "import torch", why=why, hung=True)
         return
+    if torch["state"] == "slow":
+        look.unknown(environment, "import torch", why=torch["error"])
+        return
     where = torch["executable"] or wanted.get("path", "")
     look.at(
         environment,

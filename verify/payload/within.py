@@ -32,6 +32,8 @@ from typing import Any, NoReturn
 
 MARK = "GPUFLEET "
 """Begins the one line of a payload that is read; everything else is for people."""
+PROGRESS_S = 1.5
+"""A process that used no processor for this long before its time was over is stuck, not slow."""
 TERM_S = 1.0
 """How long a command has between SIGTERM and SIGKILL."""
 KILL_S = 0.7
@@ -79,12 +81,17 @@ class Child:
     ) -> None:
         self.seconds = seconds
         self.hung = False
+        self.slow = False
+        """It had not ended in time, and was computing or waiting for a core until then."""
         self.abandoned = False
         self.flooded = False
         self.rc: int | None = None
         self.ended: float | None = None
         self._signalled: float | None = None
         self._killed: float | None = None
+        self._looked = 0.0
+        self._ticks: tuple[float, ...] = ()
+        """Processor time used at the last two looks at it, `PROGRESS_S` apart."""
         self._out = os.memfd_create("out")
         self._err = os.memfd_create("err")
         self.begun = time.monotonic()
@@ -170,12 +177,20 @@ class Child:
                 self._killed = now
                 _signal_group(self.pid, signal.SIGKILL)
         elif now - self.begun > self.seconds:
-            self.hung = True
+            self.hung, self.slow = True, self._works()
             self.stop()
         elif os.fstat(self._out).st_size + os.fstat(self._err).st_size > MOST_WRITTEN:
             self.flooded = True
             self.stop()
+        elif now - self._looked > PROGRESS_S:
+            self._looked = now
+            self._ticks = (*self._ticks[-1:], _cpu_of(self.pid)[1])
         return self.done
+
+    def _works(self) -> bool:
+        """Whether it computes, or would if it had a core: slow, and not stuck."""
+        runnable, used = _cpu_of(self.pid)
+        return runnable or (len(self._ticks) == 2 and used > self._ticks[0])
 
     def stop(self) -> None:
         """Ask it to end; `look` goes on from there."""
@@ -303,6 +318,16 @@ def line_of(document: Mapping[str, Any]) -> str:
 def _end_of(descriptor: int, most: int) -> bytes:
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, most, max(0, size - most))
+
+
+def _cpu_of(pid: int) -> tuple[bool, float]:
+    """Whether a process is running or waiting for a core, and the ticks that it has used."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        return fields[0] == b"R", float(fields[11]) + float(fields[12])
+    except (OSError, IndexError, ValueError):
+        return False, 0.0
 
 
 def _signal_group(leader: int, number: int) -> None:
