@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from tests.sim import paths
-from verify.payload import host_parts, host_report, within
+from verify.payload import (
+    gpu_users,
+    host_parts,
+    host_report,
+    kernel_log,
+    kernels,
+    reading,
+    within,
+)
 
 SCRIPT = host_report.__file__
 XID = "NVRM: Xid (PCI:0000:19:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
@@ -25,7 +33,7 @@ def tools(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None
     for name, script in scripts.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
-    monkeypatch.setattr(host_parts, "PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setattr(reading, "PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
@@ -74,10 +82,10 @@ NEWER, OLDER = "6.1.0-30-amd64", "6.1.0-9-amd64"
     ],
 )
 def test_grub_starts(default: str, saved: dict[str, str], chosen: str | None) -> None:
-    assert host_parts.grub_choice(GRUB.format(default=default), saved) == chosen
+    assert kernels.grub_choice(GRUB.format(default=default), saved) == chosen
 
 
-def kernels(root: Path, *releases: str) -> tuple[str, str]:
+def booting(root: Path, *releases: str) -> tuple[str, str]:
     """A /boot and a /lib/modules with these kernels."""
     for release in releases:
         (root / "modules" / release).mkdir(parents=True)
@@ -87,28 +95,28 @@ def kernels(root: Path, *releases: str) -> tuple[str, str]:
 
 
 def test_the_next_kernel_is_the_newest_that_can_boot(tmp_path: Path) -> None:
-    places = kernels(tmp_path, "6.1.0-9-amd64", "6.1.0-30-amd64", "6.12.0-rc3", "6.12.0")
+    places = booting(tmp_path, "6.1.0-9-amd64", "6.1.0-30-amd64", "6.12.0-rc3", "6.12.0")
     (tmp_path / "boot/vmlinuz-7.0").touch()  # without modules
     (tmp_path / "modules/8.0").mkdir()  # without an image
     (tmp_path / "boot/vmlinuz-6.13.old").touch()
-    assert host_parts.next_kernel(*places) == ("6.12.0", "")
+    assert kernels.next_kernel(*places) == ("6.12.0", "")
 
 
 def test_the_next_kernel_is_what_grub_starts(tmp_path: Path) -> None:
-    places = kernels(tmp_path, NEWER, OLDER)
+    places = booting(tmp_path, NEWER, OLDER)
     grub = tmp_path / "boot/grub"
     grub.mkdir()
     (grub / "grub.cfg").write_text(GRUB.format(default="${saved_entry}"))
     (grub / "grubenv").write_text("# GRUB Environment Block\nsaved_entry=1>1\n####")
-    assert host_parts.next_kernel(*places) == (OLDER, "")
+    assert kernels.next_kernel(*places) == (OLDER, "")
     (grub / "grub.cfg").write_text(GRUB.format(default="5"))
-    found, problem = host_parts.next_kernel(*places)
+    found, problem = kernels.next_kernel(*places)
     assert found is None
     assert "was not understood" in problem
 
 
 def test_no_kernel_is_no_answer(tmp_path: Path) -> None:
-    found, problem = host_parts.next_kernel(*kernels(tmp_path))
+    found, problem = kernels.next_kernel(*booting(tmp_path))
     assert found is None
     assert "no kernel with an image" in problem
 
@@ -123,8 +131,8 @@ def test_installed_modules_by_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyP
     *) echo "modinfo: ERROR: Module $3 not found." >&2; exit 1 ;;
     esac"""
     tools(tmp_path, monkeypatch, modinfo=script)
-    monkeypatch.setattr(host_parts, "_kernels", lambda: ["a", "b", "c", "d", "e"])
-    found = host_parts.modules()
+    monkeypatch.setattr(kernels, "_kernels", lambda: ["a", "b", "c", "d", "e"])
+    found = kernels.modules()
     assert found["installed"] == {
         "a": {"version": "580.1", "flavour": "open"},
         "b": {"version": "535.2", "flavour": "closed"},
@@ -177,7 +185,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> dic
     """What the log part says with this journalctl; $grep is set when it was given a pattern."""
     asked = 'for word; do [ "$word" != -g ] || grep=yes; done\n'
     tools(tmp_path, monkeypatch, journalctl=asked + script)
-    return host_parts.log()
+    return kernel_log.log()
 
 
 def test_xids_of_this_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,9 +218,9 @@ def test_a_log_that_is_not_shown_is_not_an_empty_one(
 
 
 def test_no_journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_parts, "PATH", str(tmp_path))
+    monkeypatch.setattr(reading, "PATH", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert host_parts.log()["error"] == "journalctl is not installed"
+    assert kernel_log.log()["error"] == "journalctl is not installed"
 
 
 def test_xids_are_bounded_and_hostile_entries_are_left_out() -> None:
@@ -225,12 +233,12 @@ def test_xids_are_bounded_and_hostile_entries_are_left_out() -> None:
         json.dumps({"MESSAGE": XID + "x" * 9999, "__REALTIME_TIMESTAMP": "2000000"}),
         bytes_of,
     ]
-    found = host_parts.xids("\n".join(odd))
+    found = kernel_log.xids("\n".join(odd))
     assert [(one["time"], len(one["line"])) for one in found] == [
         ("1970-01-01T00:00:00Z", len(XID) + 1),
-        ("1970-01-01T00:00:02Z", host_parts.MOST_LINE),
+        ("1970-01-01T00:00:02Z", reading.MOST_LINE),
     ]
-    assert len(host_parts.xids("\n".join([ENTRY] * 2000))) == host_parts.MOST_XIDS
+    assert len(kernel_log.xids("\n".join([ENTRY] * 2000))) == kernel_log.MOST_XIDS
 
 
 # ---- who uses the GPUs ---------------------------------------------------------------------------
@@ -254,15 +262,34 @@ def test_slurm_jobs(
     error: str,
 ) -> None:
     tools(tmp_path, monkeypatch, squeue=script)
-    found = host_parts.jobs()
+    found = gpu_users.jobs()
     assert [(job["id"], job["user"]) for job in found["jobs"]] == jobs
     assert found["error"] == error
 
 
 def test_a_slurm_daemon_without_a_queue_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_parts, "PATH", "/nowhere")
-    monkeypatch.setattr(host_parts, "_slurmd", lambda: "/nowhere/sbin/slurmd")
-    assert "slurmd runs here" in host_parts.jobs()["error"]
+    monkeypatch.setattr(reading, "PATH", "/nowhere")
+    monkeypatch.setattr(gpu_users, "_slurmd", lambda: "/nowhere/sbin/slurmd")
+    assert "slurmd runs here" in gpu_users.jobs()["error"]
+
+
+@pytest.mark.parametrize(("devices", "complete"), [(["null"], True), (["null", "nvidia0"], False)])
+def test_who_sees_only_own_processes_knows_all_where_no_gpu_is(
+    devices: list[str], complete: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.listdir
+
+    def listdir(path: str) -> list[str]:
+        if path == "/dev":
+            return devices
+        if path.endswith("/fd") and path != f"/proc/{os.getpid()}/fd":
+            raise PermissionError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    found = gpu_users.holders(os.getpid())
+    assert found["complete"] is complete
+    assert ("only root sees" in found["error"]) is not complete
 
 
 def test_holders_are_complete_only_when_jobs_could_be_asked() -> None:
@@ -331,8 +358,6 @@ def test_an_environment_that_hangs_costs_its_own_part(public: Path) -> None:
     assert (found["torch"]["state"], found["torch"]["stage"]) == ("hung", "import torch")
     assert found["torch"]["error"] == "no answer after 0.6 s at: import torch"
     assert found["pip"]["state"] == "hung"
-    assert found["self_name"]["name"] == os.uname().nodename
-    assert found["host"]["hostname"] == os.uname().nodename
 
 
 @pytest.mark.parametrize(
@@ -375,11 +400,11 @@ def test_an_environment_is_asked_by_a_user_without_rights(public: Path) -> None:
 
 def test_a_part_that_breaks_says_so() -> None:
     script = (
-        "from verify.payload import host_parts, host_report\n"
+        "from verify.payload import host_parts, host_report, kernels\n"
         "def broken(*_): raise OSError('bad disk')\n"
         "def endless(*_):\n    import time\n    time.sleep(60)\n"
         "def loud(*_):\n    print('x')\n    return [1]\n"
-        "host_parts.pci, host_parts.kernel, host_parts.disk = broken, endless, loud\n"
+        "host_parts.pci, kernels.kernel, host_parts.disk = broken, endless, loud\n"
         "host_report.PART_S = 0.5\n"
         "import json; print(json.dumps(host_report.report('/opt/gpufleet', None)))\n"
     )

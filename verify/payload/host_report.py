@@ -23,7 +23,7 @@ from typing import Any
 BUNDLE = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(BUNDLE), *(p for p in sys.path if p != str(Path(__file__).resolve().parent))]
 
-from verify.payload import host_parts, within  # noqa: E402
+from verify.payload import gpu_users, host_parts, kernel_log, kernels, within  # noqa: E402
 
 PAYLOAD = Path(__file__).resolve().parent
 NVML_S = 10.0
@@ -63,11 +63,11 @@ def parts(prefix: str) -> dict[str, Callable[[], Any]]:
     return {
         "host": host_parts.host,
         "pci": host_parts.pci,
-        "modules": host_parts.modules,
-        "kernel": host_parts.kernel,
-        "log": host_parts.log,
-        "holders": partial(host_parts.holders, reporter),
-        "jobs": host_parts.jobs,
+        "modules": kernels.modules,
+        "kernel": kernels.kernel,
+        "log": kernel_log.log,
+        "holders": partial(gpu_users.holders, reporter),
+        "jobs": gpu_users.jobs,
         "self_name": host_parts.self_name,
         **{f"disk {path}": partial(host_parts.disk, path) for path in disks(prefix)},
     }
