@@ -360,6 +360,15 @@ def test_an_environment_that_hangs_costs_its_own_part(public: Path) -> None:
     assert found["pip"]["state"] == "hung"
 
 
+def test_an_environment_that_still_computes_is_slow_and_not_stuck(public: Path) -> None:
+    env = environment(public / "env", "echo 'stage: import torch' >&2; while :; do :; done")
+    found = whole(env, TORCH_S=0.6, PIP_S=0.6)
+    assert (found["torch"]["state"], found["torch"]["stage"]) == ("slow", "import torch")
+    assert "it was still working (load " in found["torch"]["error"]
+    assert found["self_name"]["name"] == os.uname().nodename
+    assert found["host"]["hostname"] == os.uname().nodename
+
+
 @pytest.mark.parametrize(
     ("script", "error"),
     [
