@@ -103,16 +103,16 @@ def test_limit_and_check_ask_only_that(lab: Lab, capsys: Captured) -> None:
     one["checks"] = [check for check in one["checks"] if check["id"] == "gpu.ecc"]
     lab.add("gpu1", answer={**one, "not_asked": []})
     lab.add("gpu2")
-    words = ["--limit", "gpu1", "--check", "gpu.ecc", "--json", "-"]
+    words = ["--limit", "gpu1", "--check", "gpu.ecc", "--json", "-", "--check", "host.reachable"]
     assert main(["verify", inventory(lab), *words]) == 0
-    assert lab.asked["gpu2"] == []
+    assert (lab.asked["gpu1"], lab.asked["gpu2"]) == (["run", "push", "run"], [])
     said = capsys.readouterr()
     assert list(json.loads(said.out)["hosts"]) == ["gpu1"]
     assert "1 host" in said.err
     run, _, _ = last_run()
     assert run["command"][3:] == [
         *("--level", "quick", "--limit", "gpu1"),
-        *("--check", "gpu.ecc"),
+        *("--check", "gpu.ecc", "--check", "host.reachable"),
     ]
 
 

@@ -282,6 +282,7 @@ def test_asked_only_whether_it_can_be_reached(lab: Lab) -> None:
         ("no-python 0 found none", "no Python >= 3.10 there: found none; apt-get install python3"),
         ("unsafe 0 /opt is open", "is not safe to run: /opt is open; make /opt/x"),
         ("cannot 7 there is no home", "there is no home"),
+        ("missing 0 /gone", "the bundle was missing as soon as it was put there: /gone"),
     ],
 )
 def test_what_the_host_cannot_do_ends_with_a_way_out(
@@ -293,6 +294,7 @@ def test_what_the_host_cannot_do_ends_with_a_way_out(
 
     lab.add("gpu1")
     monkeypatch.setattr(Watched, "run_script", says)
+    monkeypatch.setattr("verify.runner._Visit._push", lambda self, line: "")
     one = lab.verify()["gpu1"]
     assert one.verdict == "not-run"
     assert words.replace("/opt/x", str(lab.hosts["gpu1"].spec.prefix)) in one.message

@@ -254,6 +254,9 @@ class _Visit:
         if line.word == "unsafe":
             message = f"the bundle there is not safe to run: {line.text}; make {prefix} and the "
             return self._silent("not-run", message + "folders above it root's own (chmod go-w)")
+        if line.word in (launch.MISSING, launch.DAMAGED):
+            message = f"the bundle was {line.word} as soon as it was put there: {line.text}"
+            return self._silent("not-run", message)
         return self._silent("not-run", line.text or line.word)
 
     def _silent(self, silence: Silence, message: str) -> Answer:

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     expected, warnings = expectations(asked, lock)
     question = Question(
         level=arguments.level,
-        checks=tuple(dict.fromkeys(arguments.check)),
+        checks=tuple(id for id in dict.fromkeys(arguments.check) if id != REACHABLE),
         asked=frozenset(arguments.check or of_level(arguments.level)) - {REACHABLE},
         known=frozenset(catalogue()) - {REACHABLE},
         expected=expected,
