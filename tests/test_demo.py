@@ -18,7 +18,7 @@ import pytest
 
 from deploy.cli import _parse
 from tests.demo import __main__ as play
-from tests.demo.__main__ import Stage, Stopped, chosen, closed, main
+from tests.demo.__main__ import Stage, Stopped, chosen, closed, main, where_to_look
 from tests.demo.acts import (
     GPU,
     HOST,
@@ -217,5 +217,32 @@ def test_interrupting_lets_the_command_say_its_last_words(tmp_path: Path) -> Non
     assert "the next `make demo` begins afresh" in said
 
 
+def test_wheel_folders_of_pips_configuration_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "pip.conf"
+    file.write_text("[global]\nfind-links =\n    /srv/wheels\n    /srv/more\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    assert "export PIP_FIND_LINKS='/srv/wheels /srv/more'" in lines(LOCAL)
+    monkeypatch.setenv("PIP_FIND_LINKS", "/srv/mine")
+    assert not any("PIP_FIND_LINKS" in line for line in lines(LOCAL))
+
+
 def test_the_wheel_that_goes_is_in_the_environment() -> None:
     assert any(f"site-packages/{WHEEL}*" in line for line in lines(LOCAL))
+
+
+@pytest.mark.parametrize("inventory", [SIM, LOCAL])
+def test_the_end_says_where_to_look(inventory: str, tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.run(Command("echo 'page:   runs/20260131T120000Z/report.html'"))
+    stage.run(Command("sh -c 'echo page: runs/20260131T120001Z/report.html; exit 1'", wanted=1))
+    said = where_to_look(inventory, stage.pages)
+    first, second = said.splitlines()[:2]
+    assert "runs/20260131T120001Z/report.html" in first
+    assert "that found it" in first
+    assert "runs/20260131T120000Z/report.html" in second
+    assert f"gpufleet verify {inventory} " in said
+    assert ("tests.sim down" in said) is (inventory == SIM)
+    assert said.splitlines()[-1].split()[:2] == ["make", "clean"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -14,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from deploy.fleet import exits
 from tests import demo
 from tests.demo.acts import FLEET, HOST, LOCAL, PLACE, SIM, Act, Command, acts, wrongly_found
 from tests.sim import paths, profiles
@@ -35,6 +37,8 @@ class Stage:
 
     def __init__(self, folder: Path = paths.REPOSITORY) -> None:
         self.folder = folder
+        self.pages: dict[int, str] = {}
+        """HTML page of the last verify run that ended with an exit code."""
         self.variables = dict(os.environ)
         binaries = Path(sys.executable).parent
         self.variables["PATH"] = f"{binaries}:{os.environ.get('PATH', '')}"
@@ -54,6 +58,8 @@ class Stage:
             self.variables[name] = value
             return
         code, out = self._call(command.line)
+        for page in re.findall(r"^page: +(\S+)$", out, re.M):
+            self.pages[code] = page
         wrong = ""
         if code != command.wanted:
             wrong = f"ended with {code}, wanted {command.wanted}"
@@ -139,20 +145,33 @@ def chosen(wish: str) -> str:
     return SIM
 
 
-def where_to_look(inventory: str) -> str:
+def where_to_look(inventory: str, pages: dict[int, str]) -> str:
     """What one may do next."""
     hints = {
+        pages.get(exits.FAILED, ""): "the page of the run that found it; open it in a browser",
+        pages.get(exits.OK, ""): "the page of the last run, all well",
+        path_line(): "then, as above:",
         "gpufleet status": "what ran, and the last verdict of every host",
-        "gpufleet report": "the newest run again; its HTML page is in its folder below runs/",
         f"gpufleet verify {inventory}": "any day; --level standard trains",
         f"gpufleet plan {inventory} --explain HOST": "every choice with its reason",
     }
     if inventory == SIM:
         hints[f"python -m tests.sim fault {HOST} '?'"] = "what else can break"
         hints["python -m tests.sim down"] = "takes the hosts down"
+    else:
+        hints[path_line()] = "then, as above, with its other exports:"
     hints["make clean"] = "takes every trace away"
-    width = max(map(len, hints))
+    hints.pop("", None)
+    width = max(len(line) for line in hints)
     return "\n".join(f"  {line:<{width}}   {what}" for line, what in hints.items())
+
+
+def path_line() -> str:
+    """How a shell finds our programs by name."""
+    place = Path(sys.executable).parent
+    inside = place.is_relative_to(paths.REPOSITORY)
+    shown = f"$PWD/{place.relative_to(paths.REPOSITORY)}" if inside else str(place)
+    return f'export PATH="{shown}:$PATH"'
 
 
 def show(inventory: str) -> None:
@@ -162,13 +181,14 @@ def show(inventory: str) -> None:
         done = subprocess.run(["tests/setup.sh", sys.executable], cwd=paths.REPOSITORY)
         if done.returncode:
             raise Stopped(done.returncode, "set-up of this machine failed")
+    say(f"\n$ {path_line()}")
     stage = Stage()
     programme = acts(inventory, stage.folder)
     for number, act in enumerate(programme, start=1):
         stage.play(act, number, len(programme))
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     say(f"\n=== All as promised, in {minutes} min {seconds} s. Where to look\n")
-    say(where_to_look(inventory))
+    say(where_to_look(inventory, stage.pages))
 
 
 def main(argv: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -111,13 +112,14 @@ def wheel_folders() -> str:
     """Where this machine's pip is configured to find wheels, when only its files say so."""
     if os.environ.get("PIP_FIND_LINKS"):
         return ""
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.find-links"],
+    listed = subprocess.run(  # not `config get`, which old releases answer from one file only
+        [sys.executable, "-m", "pip", "config", "list"],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    return " ".join(asked.stdout.split())
+    found = re.search(r"^global\.find-links=(['\"])(.*)\1$", listed.stdout, re.M)
+    return " ".join(found[2].replace("\\n", " ").split()) if found else ""
 
 
 def broken(document: dict[str, Any]) -> Broken:
