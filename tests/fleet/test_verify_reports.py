@@ -224,7 +224,6 @@ def test_a_driver_that_never_answers(host: Host) -> None:
         found = host.report()
     assert (found["nvml"]["state"], found["nvml"]["stage"]) == ("hung", "init")
     assert found["torch"]["state"] == "hung"
-    assert found["seconds"] < 15
     assert [len(found["pci"]["gpus"]), found["log"]["readable"]] == [8, True]
 
 
