@@ -87,7 +87,7 @@ MATRIX = [
 """Every check but those of training (test_training) and of reaching a host (test_verify)."""
 
 HARMLESS = {(V100, 3): ("xid:0:31",)}
-"""Node and batch -> what is there as well and is no fault of the host: a program's wrong address."""
+"""Node and batch -> what is there as well and is no fault of a host: a program that went wrong."""
 
 
 class Nodes:
