@@ -419,6 +419,23 @@ def test_one_rank_is_started_for_each_gpu_that_answers() -> None:
     assert {"--ranks=2", "--device=cpu"} <= set(command)
 
 
+def test_what_a_user_may_not_run_is_told_with_the_user() -> None:
+    found, _ = run_with(SCENE, rc=126, err=f"exec: {PYTHON}: Permission denied")
+    assert isinstance(found, Unusable)
+    assert "Permission denied" in str(found)
+    assert "(as user alice)" in str(found)
+    stuck, _ = run_with(SCENE, rc=None, hung=True, stage="collectives")
+    assert isinstance(stuck, Unusable)
+    assert stuck.hung
+
+
+def test_a_gpu_is_known_by_its_index_where_torch_tells_no_uuid() -> None:
+    document = trained(GPUS)
+    for rank in document["ranks"]:
+        rank["device"]["uuid"] = ""
+    assert causes(ask(read(said(document), 8))) == {}
+
+
 def test_a_cuda_build_without_gpus_starts_nothing() -> None:
     found, started = run_with(changed(SCENE, lambda parts: parts["report"]["nvml"].update(gpus=[])))
     assert isinstance(found, Unusable)

@@ -52,11 +52,11 @@ def _train(
         return Unusable(f"{ranks} GPUs; at most {training.MOST_RANKS} ranks are started")
     words = [python, "-B", f"{bundle}/verify/payload/train_ddp.py", f"--ranks={ranks}"]
     words += [f"--device={'cuda' if on_gpus else 'cpu'}", f"--limit={LIMIT_S}"]
+    who = user(host, scene)
     try:
-        said = within(DEADLINE_S, *words, user=user(host, scene), login=True)
-        return training.read(said, ranks)
+        return training.read(within(DEADLINE_S, *words, user=who, login=True), ranks)
     except Unusable as reason:
-        return reason
+        return Unusable(f"{reason} (as user {who})", reason.hung) if who else reason
 
 
 def cuda_wanted(scene: Scene) -> bool:
@@ -197,9 +197,9 @@ def test_backend(
             look.unknown(component, "device of a rank", why=why, because="train.ended")
     if not cuda_wanted(scene) or None in devices:
         return
-    uuids = [device["uuid"] for device in devices]
+    used = [training.component(rank, gpus) for rank in document["ranks"]]
     for gpu in answering(gpus, scene, look):
-        times = uuids.count(gpu["uuid"])
+        times = used.count(part(gpu))
         look.at(part(gpu), "ranks that trained on it", found=times, expected=1)
 
 
