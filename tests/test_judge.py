@@ -64,7 +64,10 @@ def test_the_message_is_the_finding_to_begin_with() -> None:
 def test_a_host_to_which_nothing_applies_says_so() -> None:
     reasons = [{"id": id, "reason": "no GPU"} for id in sorted(QUICK)]
     one = judge(Answer("gpu1", result(checks=[], not_asked=reasons)))
-    assert (one.verdict, one.message) == ("pass", "nothing that was asked applies to this host")
+    assert (one.verdict, one.message) == (
+        "not-asked",
+        "nothing that was asked applies to this host",
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,7 @@ def test_a_silent_host_keeps_its_reason(silence: Any, action: str) -> None:
         (["pass", "fail", "unreachable"], False, 1),
         (["hung", "not-run"], False, 1),
         (["pass", "unreachable"], False, 4),
+        (["pass", "not-asked"], True, 0),
         (["degraded", "not-run"], False, 4),
         (["degraded", "not-run"], True, 1),
     ],

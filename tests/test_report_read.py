@@ -46,7 +46,7 @@ def test_the_newest_verify_run_is_the_default(tmp_path: Path) -> None:
     [
         (lambda d: d.update(host="gpu2"), "it is the result of another host"),
         (lambda d: d["result"].update(host="gpu2"), "it is the result of another host"),
-        (lambda d: d.update(verdict="splendid"), "verdict: Input should be 'pass'"),
+        (lambda d: d.update(verdict="splendid"), "verdict: Input should be 'not-asked'"),
         (lambda d: d["result"].update(schema=2), "result.schema: Input should be 1"),
         (lambda d: d["result"].update(surprise=1), "result.surprise: Extra inputs"),
         (lambda d: d["result"].update(python="x" * 9999), "result.python: String should have"),

@@ -50,9 +50,9 @@ def judge(answer: Answer) -> HostVerification:
 
 
 def verdict(result: HostResult) -> HostVerdict:
-    """The worst verdict of what was asked. Where nothing applied, nothing was looked at and
-    nothing is wrong: that is a pass only because each check says why it was not asked."""
-    return max((check.verdict for check in result.checks), key=WORST_LAST.index, default="pass")
+    """The worst verdict of what was asked; not-asked where nothing applied: no pass, no fault."""
+    verdicts: list[HostVerdict] = [check.verdict for check in result.checks]
+    return max(verdicts, key=WORST_LAST.index, default="not-asked")
 
 
 def findings(result: HostResult) -> list[tuple[CheckResult, Finding]]:

@@ -15,8 +15,8 @@ SCHEMA = 1
 """Of the request, the result document and the run's host files."""
 
 Verdict = Literal["pass", "degraded", "not-run", "hung", "fail"]
-HostVerdict = Literal["pass", "degraded", "not-run", "unreachable", "hung", "fail"]
-"""From best to worst."""
+HostVerdict = Literal["not-asked", "pass", "degraded", "not-run", "unreachable", "hung", "fail"]
+"""From best to worst. Of a host to which nothing that was asked applies there is no verdict."""
 Action = Literal["keep", "drain", "reset", "reboot", "service"]
 Level = Literal["quick", "standard"]
 Baseline = Literal["claim", "lock", "host", "file", "history", "physics", "neighbours"]

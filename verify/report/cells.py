@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from verify.checks import VERDICTS
 from verify.results import Gpu, HostVerification, Part
 
-UNASKED = "unasked"
+UNASKED = "not-asked"
 """Of a GPU that nothing was asked about."""
 MARK = {
     "pass": "",

@@ -6,7 +6,7 @@ from deploy.fleet.names import fold
 from verify.report.cells import MARK, UNASKED, Cell, cells
 from verify.report.groups import Case, cases, part_name
 from verify.report.markup import Html, tag
-from verify.report.view import View, many
+from verify.report.view import GOOD, View, many
 from verify.results import HostVerification
 
 SIZES = ((12, "roomy"), (60, "snug"), (400, "dense"))
@@ -25,9 +25,9 @@ def grid(view: View, anchors: Mapping[tuple[str, str], str]) -> Html:
     shown = list(view.hosts.values())
     rest = None
     if len(shown) > MOST_DRAWN:
-        good = [one.host for one in shown if one.verdict == "pass"]
-        shown = [one for one in shown if one.verdict != "pass"]
-        rest = tag("p", f"and {many(len(good), 'host')} that passed: {fold(good)}", class_="soft")
+        good = [one.host for one in shown if one.verdict in GOOD]
+        shown = [one for one in shown if one.verdict not in GOOD]
+        rest = tag("p", f"and {many(len(good), 'host')} without fault: {fold(good)}", class_="soft")
     cards = [_card(one, anchors) for one in shown[:MOST_DRAWN]]
     if len(shown) > MOST_DRAWN:
         more = many(len(shown) - MOST_DRAWN, "more host")

@@ -11,7 +11,7 @@ from typing import get_args
 
 from deploy.fleet.names import fold
 from verify.checks import MOST_EVIDENCE
-from verify.report.view import WORST_FIRST
+from verify.report.view import GOOD, WORST_FIRST
 from verify.results import Action, Finding, HostVerdict, HostVerification, Part
 
 HARDEST_FIRST: tuple[Action, ...] = tuple(reversed(get_args(Action)))
@@ -97,7 +97,7 @@ def groups(hosts: Iterable[HostVerification]) -> list[Group]:
 def cases(one: HostVerification) -> list[Case]:
     """The causes on one host, each with the checks that it silenced."""
     if one.result is None:
-        return [_silent(one)] if one.verdict != "pass" else []
+        return [_silent(one)] if one.verdict not in GOOD else []
     claims = {check.id: check.claim for check in one.result.checks}
     every = [(check.id, each) for check in one.result.checks for each in check.findings]
     known = {check for check, each in every if not each.because}

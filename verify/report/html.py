@@ -76,10 +76,13 @@ def page(view: View) -> str:
 def headline(view: View) -> str:
     """The run in one short sentence."""
     total = len(view.hosts)
-    good = sum(one.verdict == "pass" for one in view.hosts.values())
+    count = tally(one.verdict for one in view.hosts.values())
+    good, unasked = count.get("pass", 0), count.get("not-asked", 0)
     if good == total:
         return f"all {many(total, 'host')} passed"
-    return f"{total - good} of {many(total, 'host')} did not pass"
+    if good + unasked == total:
+        return f"nothing that was asked applies to {unasked} of {many(total, 'host')}"
+    return f"{total - good - unasked} of {many(total, 'host')} did not pass"
 
 
 def _header(view: View) -> Html:

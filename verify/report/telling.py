@@ -16,6 +16,7 @@ STYLE = {
     "not-run": "yellow",
     "degraded": "yellow",
     "pass": "green",
+    "not-asked": "dim",
 }
 MOST_FACETS = 3
 MOST_PLACES = 4

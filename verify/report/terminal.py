@@ -17,7 +17,7 @@ from verify.report.groups import Group, groups
 from verify.report.screen import WIDTH, Line, write
 from verify.report.telling import STYLE, cut, tell, where, wrapped
 from verify.report.unasked import unasked
-from verify.report.view import WORST_FIRST, View, many, meaning, tally
+from verify.report.view import GOOD, WORST_FIRST, View, many, meaning, tally
 from verify.results import HostVerdict, HostVerification
 
 MOST_ROWS = 10
@@ -69,8 +69,8 @@ def table(hosts: Iterable[HostVerification], width: int) -> Iterator[Line]:
         count = f" ({len(names)})" if len(names) > 1 else ""
         cells.append((verdict, cut(fold(names), 34 - len(count)) + count, do, why))
     # Rows of hosts that pass stay: how much of the fleet is left matters.
-    good = [row for row in cells if row[0] == "pass"][:3]
-    shown = [row for row in cells if row[0] != "pass"][: MOST_ROWS - len(good)] + good
+    good = [row for row in cells if row[0] in GOOD][:3]
+    shown = [row for row in cells if row[0] not in GOOD][: MOST_ROWS - len(good)] + good
     widths = [max((len(row[column]) for row in shown), default=0) for column in range(3)]
     for row in shown:
         text = "  ".join(f"{cell:<{wide}}" for cell, wide in zip(row, [*widths, 0], strict=True))

@@ -12,6 +12,8 @@ from deploy.fleet.runs import RunFile
 from verify.results import HostResult, HostVerdict, HostVerification
 
 WORST_FIRST: tuple[HostVerdict, ...] = tuple(reversed(get_args(HostVerdict)))
+GOOD: tuple[HostVerdict, ...] = ("pass", "not-asked")
+"""Nothing is to be done about such a host."""
 MEANING = {
     exits.OK: "nothing failed, and all that was asked was looked at",
     exits.FAILED: "something failed or hung",
