@@ -85,6 +85,7 @@ def test_a_rank_that_dies_is_the_one_cause(lab: Lab, fleet: LiveFleet) -> None:
 
 
 def test_a_rank_with_other_parameters_is_found(lab: Lab, fleet: LiveFleet) -> None:
+    fleet.fault(NODE, "no-self-name")  # training looks no name up
     fleet.fault(NODE, "train:parameter:0:cnn")
     try:
         done, result = verified(lab, "--check", "train.parameters")
