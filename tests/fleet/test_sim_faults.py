@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fleet import test_verify_faults as checks
 from tests.fleet import test_verify_reports as reports
 from tests.fleet.live import LiveFleet, sim
 from tests.fleet.test_sim import CPU, H100, L40S, install
@@ -40,12 +41,13 @@ SHOWN = {
 BY_OWN_TEST = {
     *("busy", "held-package", "mig", "dkms-fails", "unreachable", "nouveau", "no-self-name"),
     "train",  # test_verify_training
+    "fabric-version",  # test_verify_reports
 }
-IN_REPORTS = {*reports.SEEN, *reports.ALONE, *reports.PACKAGES}
+VERIFIED = {*reports.SEEN, *reports.ALONE, *(row.fault for row in checks.MATRIX)}
 
 
 def test_every_fault_is_tested() -> None:
-    tested = {fault.partition(":")[0] for fault in {*SHOWN, *IN_REPORTS}} | BY_OWN_TEST
+    tested = {fault.partition(":")[0] for fault in {*SHOWN, *VERIFIED}} | BY_OWN_TEST
     assert tested == set(faults.kinds())
 
 

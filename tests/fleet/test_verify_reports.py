@@ -100,14 +100,6 @@ ALONE: dict[str, Callable[[Report], bool]] = {
 }
 """Faults that hide others."""
 
-PACKAGES = {
-    "package-version": ("dpkg-query -W libcudnn9-cuda-13", "9.26.0.51-1"),
-    "fabric-version": ("dpkg-query -W nvidia-fabricmanager", "595.91.07-1"),
-    "second-origin": ("apt-cache policy libnccl2", "2.99.1-1+other"),
-    "expected-drift": ("cat /etc/gpufleet/expected.json", '"stack": "000000000000"'),
-}
-"""Faults that the report does not speak of: a command that shows them, and what it then says."""
-
 
 class Host:
     """The converged host, which answers with its report."""
@@ -219,27 +211,18 @@ def test_a_fault_that_hides_others(host: Host, before: Report, fault: str) -> No
     assert not ALONE[fault](host.report())
 
 
-def test_a_driver_that_never_answers(host: Host) -> None:
-    with host.fleet.broken(H100, "nvml-hang"):
-        found = host.report()
-    assert (found["nvml"]["state"], found["nvml"]["stage"]) == ("hung", "init")
-    assert found["torch"]["state"] == "hung"
-    assert [len(found["pci"]["gpus"]), found["log"]["readable"]] == [8, True]
-
-
-def test_faults_of_packages_and_records(host: Host) -> None:
-    def shown() -> dict[str, bool]:
-        ask = {fault: command for fault, (command, _) in PACKAGES.items()}
-        said = {fault: host.fleet.root(H100, command).ok() for fault, command in ask.items()}
-        return {fault: PACKAGES[fault][1] in said[fault] for fault in PACKAGES}
-
-    assert shown() == dict.fromkeys(PACKAGES, False)
-    with host.fleet.broken(H100, *PACKAGES):
-        assert shown() == dict.fromkeys(PACKAGES, True)
-    assert shown() == dict.fromkeys(PACKAGES, False)
-    assert host.fleet.root(H100, "systemctl is-active nvidia-fabricmanager").ok() == "active\n"
+def test_a_fabric_manager_of_another_version(host: Host) -> None:
+    ask = "dpkg-query -W nvidia-fabricmanager; systemctl is-active nvidia-fabricmanager"
+    before = host.fleet.ssh(H100, ask).out
+    assert before == f"nvidia-fabricmanager\t{NEW}-1\nactive\n"
+    with host.fleet.broken(H100, "fabric-version"):
+        broken = host.fleet.ssh(H100, ask).out
+        assert NEW not in broken
+        assert broken.endswith("\nfailed\n")
+        assert SEEN["fabric-stopped"](host.report())
+    assert host.fleet.ssh(H100, ask).out == before
 
 
 def test_every_fault_named_here_exists() -> None:
-    names = {fault.partition(":")[0] for fault in {**SEEN, **ALONE, **PACKAGES}}
+    names = {fault.partition(":")[0] for fault in {**SEEN, **ALONE}}
     assert names <= set(faults.kinds())
