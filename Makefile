@@ -27,7 +27,7 @@ test: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m $(if $(strip $(ARGS)),pytest $(ARGS),tests.lanes)
 
 setup: $(VENV)/.installed
 	tests/setup.sh $(PY)
