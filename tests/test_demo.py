@@ -18,6 +18,7 @@ import pytest
 
 from deploy.cli import _parse
 from tests.demo import __main__ as play
+from tests.demo import acts as what
 from tests.demo.__main__ import Stage, Stopped, chosen, closed, main, where_to_look
 from tests.demo.acts import (
     GPU,
@@ -29,6 +30,7 @@ from tests.demo.acts import (
     Act,
     Command,
     acts,
+    blind,
     broken,
     wrongly_found,
 )
@@ -215,6 +217,21 @@ def test_interrupting_lets_the_command_say_its_last_words(tmp_path: Path) -> Non
     assert demo.returncode == 130, said
     assert "what is left\n" in said
     assert "the next `make demo` begins afresh" in said
+
+
+def test_an_ordinary_user_among_gpus_is_promised_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert not blind(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert blind(tmp_path)
+    monkeypatch.setattr(what, "blind", lambda: True)
+    (act,) = [one for one in acts(LOCAL, tmp_path) if "--level standard" in one.commands[0].line]
+    assert act.heading.startswith("No training")
+    assert act.commands[0].wanted == 4
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert not blind(tmp_path)
 
 
 def test_wheel_folders_of_pips_configuration_are_named(
