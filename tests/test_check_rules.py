@@ -40,6 +40,8 @@ def test_a_busy_host_is_no_place_for_load_and_an_unknown_one_neither() -> None:
     busy = NEEDS["idle"](changed(scene(), jobs))
     assert busy.kind == "not-run"
     assert "job 4711 of trainer" in busy.reason
+    users = changed(scene(), gpu("processes", [{"pid": 77, "mib": 500}], 2))
+    assert "a process (pid 77) on GPU 2, by NVML's word" in NEEDS["idle"](users).reason
     unknown = both(said("report.holders.complete", False), said("report.holders.error", "EPERM"))
     answer = NEEDS["idle"](changed(scene(), unknown))
     assert answer.kind == "not-run"

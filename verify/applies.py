@@ -244,6 +244,12 @@ def who(report: dict[str, Any]) -> list[str]:
         gpus = ", ".join(str(index) for index in process["gpus"])
         on = f" on GPU {gpus}" if gpus else ""
         lines.append(f"{process['command']} (pid {process['pid']}) of {process['user']}{on}")
+    # Without root the files of other users' processes are closed to us; NVML tells their ids.
+    known = {process["pid"] for process in report["holders"]["processes"]}
+    for gpu in report["nvml"]["gpus"]:
+        for one in gpu["processes"] or []:
+            if one["pid"] not in known:
+                lines.append(f"a process (pid {one['pid']}) on GPU {gpu['index']}, by NVML's word")
     return lines
 
 
