@@ -5,28 +5,28 @@ PYTHON ?= python3
 PY     := $(VENV)/bin/python
 ARGS   ?=
 
-.PHONY: check check-first check-rest test setup demo bench clean
+.PHONY: check lint check-1 check-2 check-3 test setup demo bench clean
 
 # Lint, types and offline tests: no root, no network beyond installing the environment and torch.
+# The tests in three parts at once, for many of them wait; pytest-xdist and gevent do not go together.
+PARTS := lint check-1 check-2 check-3
 check: $(VENV)/.torch
+	+$(MAKE) -j 4 -O --no-print-directory $(PARTS)
+
+lint: | $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	+$(MAKE) -j 2 -O --no-print-directory check-first check-rest
 
-# The offline tests in two halves at once: pytest-xdist and gevent do not go together.
-FIRST := $(wildcard tests/test_[a-k]*.py)
-REST  := $(filter-out $(FIRST),$(wildcard tests/test_*.py)) tests/sim_vendor
-check-first:
-	$(PY) -m pytest -q -m "not fleet and not browser and not long" $(FIRST) $(ARGS)
-check-rest:
-	$(PY) -m pytest -q -m "not fleet and not browser and not long" $(REST) $(ARGS)
+ALL    := $(wildcard tests/test_*.py)
+PART_1 := $(wildcard tests/test_[a-i]*.py)
+PART_2 := $(wildcard tests/test_[j-s]*.py)
+PART_3 := $(filter-out $(PART_1) $(PART_2),$(ALL)) tests/sim_vendor
+check-1 check-2 check-3: check-%:
+	$(PY) -m pytest -q -m "not fleet and not browser and not long" $(PART_$*) $(ARGS)
 
 # Everything: set-up of this machine, then all tests, the simulated fleet included.
-test: setup
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+test: setup lint
 	$(PY) -m $(if $(strip $(ARGS)),pytest $(ARGS),tests.lanes)
 
 setup: $(VENV)/.installed

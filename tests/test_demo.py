@@ -204,6 +204,8 @@ def test_interrupting_lets_the_command_say_its_last_words(tmp_path: Path) -> Non
     demo = subprocess.Popen(
         [sys.executable, "-c", script], cwd=paths.REPOSITORY, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # Whoever started the tests in the background had this signal ignored, for all below.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert demo.stdout is not None
     said = ""

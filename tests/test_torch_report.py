@@ -118,6 +118,7 @@ def test_torch_that_cannot_be_imported(tmp_path: Path, text: str) -> None:
     assert found["wheels"]["pytest"]
 
 
+@pytest.mark.long
 def test_the_real_cpu_build(tmp_path: Path) -> None:
     found = ran(tmp_path)
     assert (found["state"], found["cuda"], found["arch_list"]) == ("ok", None, None)

@@ -1,6 +1,6 @@
 """The training payload by itself: what it promises, who is named, and real runs on the CPU.
 
-Two short runs are part of `make check`; the others are marked `long`.
+Whatever really trains is marked `long`: `make test` runs it, `make check` does not.
 """
 
 from __future__ import annotations
@@ -284,6 +284,7 @@ def healthy() -> Document:
     return run("--device=cpu")
 
 
+@pytest.mark.long
 def test_two_ranks_on_the_cpu_train_and_all_holds(healthy: Document) -> None:
     from tests.test_training import ask, causes, cpu_scene
 
@@ -295,6 +296,7 @@ def test_two_ranks_on_the_cpu_train_and_all_holds(healthy: Document) -> None:
     assert all(len(look.observations) > 1 or id == "train.backend" for id, look in looks.items())
 
 
+@pytest.mark.long
 def test_every_collective_is_compared_in_every_type(healthy: Document) -> None:
     for rank in healthy["ranks"]:
         found = rank["collectives"]
@@ -307,6 +309,7 @@ def test_every_collective_is_compared_in_every_type(healthy: Document) -> None:
         assert found["compared"]["all_reduce sum bfloat16"] == lengths
 
 
+@pytest.mark.long
 def test_a_rank_0_that_dies_is_named_all_the_same() -> None:
     document = run("--device=cpu", "--perturb=die:0")
     assert states(document) == ["died", "lost"]
