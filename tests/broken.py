@@ -475,6 +475,13 @@ CASES = [
     ),
     Case(
         "torch.libraries",
+        said("report.torch.in_front", {"libcublas.so.13": "/usr/local/cuda/lib64/libcublas.so.13"}),
+        "library libcublas.so.13",
+        verdict="degraded",
+        says="/usr/local/cuda/",
+    ),
+    Case(
+        "torch.libraries",
         said("report.torch.mapped", {"libnccl.so.2": "/usr/local/lib/libnccl.so.2"}),
         "library libnccl.so.2",
     ),
