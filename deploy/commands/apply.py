@@ -195,7 +195,8 @@ def preview(
     console = Console(file=say)
     for style, text in render(view)[:-1]:  # its last line names the next command: this one
         console.print(Text(text, style=style), soft_wrap=True, highlight=False)
-    print(NO_GATE, file=say)
+    if any(plan.steps for plan in plans.values()):
+        print("all of it in one wave, without a verification gate", file=say)
 
 
 def ask(
