@@ -209,13 +209,17 @@ def test_interrupting_lets_the_command_say_its_last_words(tmp_path: Path) -> Non
     )  # fmt: skip
     assert demo.stdout is not None
     said = ""
-    for line in demo.stdout:
-        said += line
-        if line == "begun\n":
-            break
-    time.sleep(0.2)
-    os.killpg(demo.pid, signal.SIGINT)
-    said += demo.communicate(timeout=30)[0]
+    try:
+        for line in demo.stdout:
+            said += line
+            if line == "begun\n":
+                break
+        time.sleep(0.2)
+        os.killpg(demo.pid, signal.SIGINT)
+        said += demo.communicate(timeout=30)[0]
+    finally:
+        if demo.poll() is None:
+            os.killpg(demo.pid, signal.SIGKILL)
     assert demo.returncode == 130, said
     assert "what is left\n" in said
     assert "the next `make demo` begins afresh" in said
