@@ -9,11 +9,9 @@ from collections import Counter
 from pydantic import ValidationError
 
 from deploy.fleet.runs import printable
-from verify.checks import VERDICTS
+from verify.checks import MARK, VERDICTS
 from verify.results import CheckResult, HostResult, Request
 
-MARK = "GPUFLEET "
-"""What the one line of the answer begins with."""
 MOST_BYTES = 4_000_000
 """What a host may print in all. A full answer of 8 GPUs is below 100 kB."""
 MOST_EXCERPT = 120

@@ -13,9 +13,6 @@ from typing import Any
 
 from verify.checks import LEVELS, Check
 
-AMPERE = (8, 0)
-"""Compute capability from which on memory rows are remapped; before it pages are retired
-(docs.nvidia.com, "GPU Memory Error Management", research: verification 1.4)."""
 COMPLETED = 3
 """NVML's state of a GPU that is registered with its fabric (NVML_GPU_FABRIC_STATE_COMPLETED)."""
 
@@ -139,6 +136,8 @@ def _ecc(scene: Scene) -> Answer:
     return _some(scene, "ecc", "no GPU here has error correction that NVML can count")
 
 
+# Which GPUs remap and which retire: docs.nvidia.com, "GPU Memory Error Management" (research:
+# verification 1.4). NVML itself says what a GPU has.
 def _remap(scene: Scene) -> Answer:
     before = "rows are remapped from Ampere on (compute capability 8.0); gpu.retired-pages asks"
     return _some(scene, "remap", before)

@@ -24,6 +24,8 @@ BASELINES = ("claim", "lock", "host", "file", "history", "physics", "neighbours"
 """Where an expectation comes from: the check's own claim (no Xid is a good Xid), the fleet's lock,
 the host's own expected state, a file named by the user, the last good run of this host, physics
 (clock, bus, link), equal neighbours."""
+MARK = "GPUFLEET "
+"""What the one line of an answer begins with. Payloads write it out: each stands alone."""
 MOST_TEXT = 400
 MOST_EVIDENCE = 12
 

@@ -201,8 +201,10 @@ def _bounded(component: dict[str, Any]) -> dict[str, Any]:
 def line(document: dict[str, Any]) -> str:
     """The document as its one line of ASCII. What is no text of any encoding (half a character in
     the name of somebody's process) becomes a question mark: it must not cost the whole answer."""
+    from verify.checks import MARK
+
     text = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
-    return "GPUFLEET " + json.dumps(json.loads(text))
+    return MARK + json.dumps(json.loads(text))
 
 
 def bundle_id() -> str:

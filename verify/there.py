@@ -15,10 +15,9 @@ from typing import Any
 
 from verify import own
 from verify.applies import Scene
-from verify.checks import said
+from verify.checks import MARK, said
 
 PREFIX = "/opt/gpufleet"
-MARK = "GPUFLEET "
 CHUNK = 96_000
 """Characters of one pushed piece: a single argument may have 128 KiB (Linux, MAX_ARG_STRLEN)."""
 FAULT_LENGTH = 300

@@ -11,10 +11,9 @@ import math
 from collections import Counter
 from typing import Any
 
-from verify.checks import Component
+from verify.checks import MARK, Component
 from verify.gpus import part
 
-MARK = "GPUFLEET "
 STAGES = (
     "start", "rendezvous", "collectives", "gradients", "transformer", "cnn", "libraries", "leave",
 )  # fmt: skip
