@@ -23,13 +23,14 @@ from deploy.persistence import UNIT as PERSISTENCE
 from deploy.stack import Stack
 from deploy.torch_env import versions
 
-VERSION = 1
+VERSION = 2
 ABOUT = "Written by `gpufleet lock`. Review it, commit it, change it with that command only."
 
 DECIDES = frozenset(
     {
-        *("policy", "driver", "driver_modules", "cuda", "cudnn", "nccl"),
-        *("torch", "torch_build", "python", "extras"),
+        *("policy", "origin", "driver", "driver_modules", "cuda", "cudnn", "nccl"),
+        *("dcgm", "container_toolkit"),
+        *("torch", "torch_build", "same_torch", "python", "python_downloads", "env", "extras"),
         *("vendor_repository", "vendor_key_fingerprint"),
         *("python_index", "torch_index", "find_links"),
     }

@@ -128,11 +128,8 @@ def chosen(stack: Stack) -> dict[str, str]:
     if stack.driver:
         parts["driver"] = stack.driver.version
         parts["modules"] = stack.driver.flavour
-    if stack.fabric:
-        parts["fabric"] = stack.fabric.version
-    for key, component in (("cuda", stack.cuda), ("cudnn", stack.cudnn), ("nccl", stack.nccl)):
-        if component:
-            parts[key] = component.version
+    for key, component in stack.components:
+        parts[key] = component.version
     if stack.environment:
         parts["torch"] = f"{stack.environment.torch}+{stack.environment.build}"
         parts["python"] = stack.environment.python

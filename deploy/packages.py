@@ -100,13 +100,11 @@ def _few(names: Iterable[str], shown: int = 3) -> str:
 
 def locked(stack: Stack) -> Packages:
     """Every package that the stack names, at its version."""
-    parts = [stack.fabric, stack.cuda, stack.cudnn, stack.nccl]
     pins: Packages = {}
     if stack.driver is not None:
         pins |= stack.driver.pinning | stack.driver.packages
-    for part in parts:
-        if part is not None:
-            pins |= part.packages
+    for _name, part in stack.components:
+        pins |= part.packages
     return pins
 
 

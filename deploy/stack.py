@@ -10,6 +10,12 @@ from typing import Literal
 from deploy.facts import Flavour
 from deploy.fleet.model import Model
 
+Packaging = Literal["apt", "dnf", "zypper"]
+"""How a distribution handles packages. Versions are `epoch:version-revision` for all of them, the
+epoch left out when it is 0, as dpkg and `rpm -q --qf %{EVR}` print them."""
+Origin = Literal["vendor", "distribution"]
+"""Who signs packages: the GPU vendor's repository, or the distribution's own sources."""
+
 
 class PackagePin(Model):
     """One package at its full version, as the repository names it."""
@@ -25,7 +31,7 @@ Packages = dict[str, PackagePin]
 class Repository(Model):
     """The vendor's package repository as the host will see it."""
 
-    kind: Literal["apt"]
+    kind: Packaging
     url: str
     key_fingerprint: str
     """Primary key, 40 capital hex digits."""
@@ -43,14 +49,35 @@ class Driver(Model):
     """The vendor's pinning package of the branch; installed before the driver. May be empty."""
     packages: Packages
     """The driver's whole set at full versions, persistence daemon included."""
+    origin: Origin = "vendor"
+    stream: str = ""
+    """dnf module stream that must be enabled, as nvidia-driver:580-open; "" for none."""
+    prebuilt: str = ""
+    """Template of the distribution's package of signed modules for one kernel release, as
+    linux-modules-nvidia-580-server-open-{kernel}; "" when DKMS builds them on the host."""
 
 
 class Component(Model):
-    """Fabric manager, CUDA toolkit, cuDNN or NCCL at exact versions."""
+    """Fabric manager, IMEX, CUDA toolkit, cuDNN, NCCL, DCGM or container toolkit at exact
+    versions."""
 
     version: str
     """The number people say: 580.178.04, 13.0, 9.20.0.48, 2.29.7."""
     packages: Packages
+    origin: Origin = "vendor"
+
+
+class ManagedPython(Model):
+    """A Python that uv puts below the prefix, where the distribution's own is too old."""
+
+    version: str
+    """As 3.12.12."""
+    key: str
+    """uv's name of the build, as cpython-3.12.12-linux-x86_64-gnu."""
+    url: str = ""
+    """Where the build is; "" when uv's own list (of the locked uv) names it."""
+    sha256: str = ""
+    """Of the build's archive; "" when uv's own list (of the locked uv) pins it."""
 
 
 class TorchEnvironment(Model):
@@ -60,6 +87,10 @@ class TorchEnvironment(Model):
     """Digest of everything below: two equal environments have equal ids."""
     python: str
     """Minor version, as 3.11."""
+    kind: Literal["uv", "venv"] = "uv"
+    """What makes the environment on the host: uv, or the standard library's venv with pip."""
+    managed_python: ManagedPython | None = None
+    """None: the host's own python3."""
     torch: str
     """Public version, as 2.13.0."""
     build: str
@@ -86,14 +117,26 @@ class Stack(Model):
 
     distribution: str
     """Catalogue name, as debian12."""
+    packaging: Packaging = "apt"
     arch: str
     repository: Repository | None
     driver: Driver | None
     fabric: Component | None
+    """Fabric manager, with nvlsm where NVLink 5 switches need it."""
+    imex: Component | None = None
     cuda: Component | None
     cudnn: Component | None
     nccl: Component | None
+    dcgm: Component | None = None
+    container_toolkit: Component | None = None
     environment: TorchEnvironment | None
+
+    @property
+    def components(self) -> tuple[tuple[str, Component], ...]:
+        """Every part beside driver and environment that this stack holds, by field name."""
+        parts = ("fabric", "imex", "cuda", "cudnn", "nccl", "dcgm", "container_toolkit")
+        found = ((name, getattr(self, name)) for name in parts)
+        return tuple((name, part) for name, part in found if part is not None)
 
     @property
     def id(self) -> str:

@@ -26,8 +26,9 @@ NONE = "none"
 """The wish that a part is not managed on this host: nothing installed, nothing removed."""
 
 NEEDS_ROOT = (
-    *("driver", "driver_modules", "cuda", "cudnn", "nccl"),
+    *("driver", "driver_modules", "cuda", "cudnn", "nccl", "dcgm", "container_toolkit"),
     *("library_path", "vendor_repository", "vendor_key_fingerprint"),
+    *("mig", "power_limit", "ecc", "module_options", "memlock"),
 )
 """Wishes that only root can fulfil."""
 ROOTS_OWN = tuple(
@@ -127,17 +128,35 @@ class NodeSpec(BaseModel):
         | None
     ) = None
     """Driver branch, exact driver version, or `none`."""
+    origin: Literal["auto", "vendor", "distribution"] = "auto"
+    """Whose driver packages: the GPU vendor's repository or the distribution's own; `auto` takes
+    the vendor's unless only the distribution's can work (signed modules under Secure Boot, a
+    branch that the vendor's repository does not hold)."""
     driver_modules: Literal["open", "closed"] | None = None
     """Kernel-module flavour; left out, the hardware decides."""
     cuda: Annotated[str, _pattern(r"none|\d{2}\.\d", "13.0 or none")] | None = None
     """CUDA toolkit release; left out, the newest that agrees with the torch wheel."""
     cudnn: Annotated[str, _pattern(r"none|9(\.\d+){0,3}", "9, 9.20.0.48 or none")] | None = None
     nccl: Annotated[str, _pattern(r"none|2(\.\d+){0,2}", "2.29.7 or none")] | None = None
+    dcgm: Annotated[str, _pattern(r"latest|4(\.\d+){0,2}", "latest or 4.5.2")] | None = None
+    """Data Center GPU Manager; left out, not managed."""
+    container_toolkit: (
+        Annotated[str, _pattern(r"latest|1(\.\d+){0,2}", "latest or 1.18.2")] | None
+    ) = None
+    """NVIDIA container toolkit with CDI; left out, not managed."""
     torch: Annotated[str, _pattern(r"none|2\.\d+(\.\d+)?", "2.13.0, 2.13 or none")] | None = None
     torch_build: Annotated[str, _pattern(r"auto|cpu|cu\d{3}", "auto, cpu or cu130")] = "auto"
     """Which build of the torch wheel: `auto` from the hardware, or one by name."""
+    same_torch: Annotated[str, _pattern(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}", "train")] | None = None
+    """Hosts that name the same word here get one torch release, build and Python among them."""
+    env: Literal["uv", "venv"] = "uv"
+    """What makes the environment on the host: uv, or the standard library's venv with pip."""
     python: Annotated[str, _pattern(r"3\.\d{1,2}", "3.11")] | None = None
-    """Python of the environment; left out, the host's own when torch supports it."""
+    """Python of the environment; left out, the host's own when torch supports it, else one that
+    uv brings."""
+    python_downloads: Url | None = None
+    """A site's own list of Python builds (the JSON of uv's --python-downloads-json-url) for hosts
+    whose distribution's Python is too old; left out, uv's own list."""
     extras: Requirements = ()
     """More requirements for the environment, in pip's syntax, locked with the rest."""
 
@@ -149,6 +168,30 @@ class NodeSpec(BaseModel):
     library_path: bool = False
     """Put /usr/local/cuda/lib64 in front of every program's loader path. Off: a system cuDNN or
     NCCL before the wheel's own breaks torch at the first convolution."""
+    persistence: bool = True
+    """Persistence daemon enabled and running; False leaves it as it is."""
+    mig: (
+        Annotated[
+            tuple[Annotated[str, _pattern(r"\d{1,2}g\.\d{1,3}gb(\+me|\+gfx)?", "3g.40gb")], ...],
+            BeforeValidator(_listed),
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+    """MIG instances of every GPU, each with its default compute instance; () disables MIG; left
+    out, as it is found."""
+    power_limit: Annotated[int, Field(ge=50, le=2000)] | None = None
+    """Watts per GPU, set again at every boot; left out, as it is found."""
+    ecc: bool | None = None
+    """ECC of GPU memory from the next boot on; left out, as it is found."""
+    module_options: Annotated[
+        tuple[Annotated[str, _pattern(r"NVreg_[A-Za-z0-9]+=[A-Za-z0-9_.:\-]+", "NVreg_X=1")], ...],
+        BeforeValidator(_listed),
+        Field(max_length=32),
+    ] = ()
+    """Options of the kernel module `nvidia`."""
+    memlock: Literal["unlimited"] | None = None
+    """Lockable memory of sessions and services, which RDMA needs; left out, as it is found."""
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None
     """How many GPUs this host must have; left out, as many as its PCI bus shows."""
 
@@ -176,7 +219,7 @@ class NodeSpec(BaseModel):
         """Without root nothing but the environment is managed: that is what `none` says."""
         if not isinstance(values, dict) or values.get("privileged") is not False:
             return values
-        wished = [key for key in NEEDS_ROOT if values.get(key, NONE) not in (None, NONE, False)]
+        wished = [key for key in NEEDS_ROOT if values.get(key, NONE) not in (None, NONE, False, ())]
         faults = [f"{', '.join(wished)} cannot be had without root"] if wished else []
         prefix = values.get("prefix", "/opt/gpufleet")
         if isinstance(prefix, str) and prefix.startswith(ROOTS_OWN):
