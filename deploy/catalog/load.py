@@ -42,6 +42,7 @@ def assemble(tables: dict[str, dict[str, Any]]) -> Catalogue:
         },
         "architectures": tables["gpus"].get("architecture"),
         "gpus": tables["gpus"].get("gpu"),
+        "ranges": tables["gpus"].get("range"),
         "nvswitches": tables["gpus"].get("nvswitch"),
         "branches": tables["drivers"].get("branch"),
         "driver_notices": tables["drivers"].get("notice"),
@@ -107,7 +108,12 @@ def _duplicates(catalogue: Catalogue) -> list[str]:
 
 def _sources(catalogue: Catalogue) -> list[str]:
     rows: dict[str, list[Any]] = {
-        "gpus": [*catalogue.architectures, *catalogue.gpus, *catalogue.nvswitches],
+        "gpus": [
+            *catalogue.architectures,
+            *catalogue.gpus,
+            *catalogue.ranges,
+            *catalogue.nvswitches,
+        ],
         "drivers": [*catalogue.branches, *catalogue.driver_notices, catalogue.closed_last],
         "cuda": [
             *catalogue.cuda_majors,

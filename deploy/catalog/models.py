@@ -55,7 +55,24 @@ class Gpu(Model):
     """Compute capability."""
     fabric: Literal["", "nvlink5", "imex"] = ""
     """What its board needs beside the driver, when the PCI bus does not show it."""
+    nvlink: int = 0
+    """NVLink generation that the board carries, switched or bridged; 0: none, or not known."""
+    kind: Literal["data-centre", "workstation"]
+    """workstation: boards for desks and games; the vendor's fleet tools do not promise them."""
     source: str
+
+
+class DeviceRange(Model):
+    """PCI device ids that belong to one architecture, for boards without a row of their own."""
+
+    first: str = Field(pattern=r"^[0-9a-f]{4}$")
+    last: str = Field(pattern=r"^[0-9a-f]{4}$")
+    architecture: str
+    source: str
+
+    def holds(self, device: str) -> bool:
+        """Whether a device id (four hex digits) lies in it."""
+        return self.first <= device <= self.last
 
 
 class NvSwitch(Model):
@@ -63,6 +80,8 @@ class NvSwitch(Model):
 
     device: str = Field(pattern=r"^[0-9a-f]{4}$")
     name: str
+    nvlink: int = Field(ge=1)
+    """NVLink generation."""
     source: str
 
 
@@ -78,6 +97,8 @@ class Branch(Model):
     newest: str
     cuda: str
     """CUDA release that shipped with it."""
+    kernel_fails: str = Field(default="", pattern=r"^(\d+\.\d+)?$")
+    """First kernel release that its module is known not to build for, as 7.0; "" when none is."""
     source: str
 
 
@@ -138,6 +159,8 @@ class TorchBuild(Model):
     """One Linux wheel of a release, for one CUDA."""
 
     build: str = Field(pattern=r"^cu\d{3}$")
+    machine: Literal["x86_64", "aarch64"] = "x86_64"
+    """Machine type as `uname -m` prints it: SM lists differ between them."""
     cuda: str
     cudnn: str
     nccl: str
@@ -165,6 +188,12 @@ class TorchRelease(Model):
     version: str
     date: str | None = None
     pythons: tuple[str, ...]
+    cpu_wheel: tuple[Literal["x86_64", "aarch64"], ...] = ()
+    """Machine types to which the default index gives a wheel without CUDA, saying nothing."""
+    torchvision: str = ""
+    """Version released with it, "" when none is known."""
+    torchaudio: str = ""
+    """Version released with it, "" when none is known."""
     builds: tuple[TorchBuild, ...] = Field(alias="build", min_length=1)
     """In the order in which the solver tries them."""
 
@@ -232,6 +261,7 @@ class Catalogue(Model):
     """By "<file>.<key>", as drivers.branches."""
     architectures: tuple[Architecture, ...]
     gpus: tuple[Gpu, ...]
+    ranges: tuple[DeviceRange, ...]
     nvswitches: tuple[NvSwitch, ...]
     branches: tuple[Branch, ...]
     driver_notices: tuple[DriverNotice, ...]
@@ -266,6 +296,18 @@ class Catalogue(Model):
     def gpu(self) -> dict[str, Gpu]:
         """GPUs by PCI device id."""
         return {row.device: row for row in self.gpus}
+
+    def range_of(self, device: str) -> Architecture | None:
+        """The architecture of a device id that has no row, by the ranges that are sourced.
+
+        It decides what an architecture decides: module flavours, driver branches, CUDA releases.
+        It does not tell the compute capability (Blackwell has five), so no torch build can be
+        chosen by it, nor NVLink, nor what a board needs beside the driver. None: nothing is known.
+        """
+        for row in self.ranges:
+            if row.holds(device):
+                return self.architecture[row.architecture]
+        return None
 
     @cached_property
     def branch(self) -> dict[int, Branch]:
