@@ -62,9 +62,9 @@ class Resolver:
 def resolve(wish: EnvironmentWish) -> TorchEnvironment:
     """Ask uv for one environment. Raises Unresolved."""
     reasons = []
-    for torch, torch_index in _attempts(wish):
+    for exact, torch_index in _attempts(wish):
         try:
-            wheels = _compile([torch, *wish.requirements], wish, torch_index)
+            wheels = _compile([*exact, *wish.requirements], wish, torch_index)
             _is_wished(wish, wheels)
             tool = _compile([f"uv=={version('uv')}"], wish, "")
         except Unresolved as reason:
@@ -98,18 +98,17 @@ def environment_id(environment: TorchEnvironment) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _attempts(wish: EnvironmentWish) -> Iterator[tuple[str, str]]:
-    """Torch as a requirement, with the index to find it in: the inventory's own places first, the
-    vendor's index only when the inventory names no other."""
-    local = f"torch=={wish.torch}+{wish.build}"
+def _attempts(wish: EnvironmentWish) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Torch and its companions as requirements, with the index to find them in: the inventory's
+    own places first, the vendor's index only when the inventory names no other."""
+    local = wish.exact(local=True)
     if wish.torch_index:
         yield local, wish.torch_index
         return
     if wish.find_links:
         yield local, ""
     if wish.pypi:
-        # A public version also matches every local one: a folder's CPU wheel must not win.
-        yield f"torch=={wish.torch},!={wish.torch}+cpu", ""
+        yield wish.exact(local=False), ""
     else:
         yield local, wish.vendor_index
 

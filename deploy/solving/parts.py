@@ -1,6 +1,10 @@
 """What the solver hands from part to part: choices, and the ground that they stand on."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from deploy.catalog.models import Catalogue
 from deploy.fleet.spec import NodeSpec
@@ -33,6 +37,12 @@ class Torch:
     python: str
     pypi: bool
     """The default index serves this build."""
+    managed_python: bool = False
+    """uv brings the Python; else it is the host's own."""
+    companions: tuple[str, ...] = ()
+    """Released with this torch and asked for in the inventory's extras, as torchvision==0.28.0."""
+    extras: tuple[str, ...] = ()
+    """The inventory's other extras."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +84,39 @@ class EnvironmentWish:
     vendor_index: str
     """Where the vendor serves this build."""
     requirements: tuple[str, ...]
-    """Beside torch: our tools and the inventory's extras."""
+    """Beside torch and its companions: our tools and the inventory's extras."""
     index: str
     torch_index: str
     find_links: tuple[str, ...]
+    managed_python: bool = False
+    """uv brings the Python, because the host's own is not the one that is needed."""
+    kind: Literal["uv", "venv"] = "uv"
+    """What makes the environment on the host. Never "venv" together with a managed Python."""
+    python_downloads: str = ""
+    """The site's list of Python builds for uv, "" for uv's own."""
+    companions: tuple[str, ...] = ()
+    """torchvision, torchaudio: `name==version` without a local part, extras and markers included.
+    They must be of torch's build: `exact` says so."""
+
+    def exact(self, *, local: bool) -> tuple[str, ...]:
+        """Torch and its companions as requirements that no other build satisfies.
+
+        `local`: of a place that serves builds under their own names (+cu126); else of the default
+        index, whose wheels carry none. A public version also matches every local one, so the CPU
+        wheel of a folder beside is excluded by name.
+        """
+        return tuple(
+            _of_build(text, self.build if local else "")
+            for text in (f"torch=={self.torch}", *self.companions)
+        )
+
+
+def _of_build(text: str, build: str) -> str:
+    requirement = Requirement(text)
+    (version,) = (one.version for one in requirement.specifier)
+    wanted = f"=={version}+{build}" if build else f"=={version},!={version}+cpu"
+    requirement.specifier = SpecifierSet(wanted)
+    return str(requirement)
 
 
 @dataclass(frozen=True)
