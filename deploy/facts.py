@@ -149,6 +149,20 @@ class Environment(Model):
     """A running process has its interpreter or libraries mapped."""
     wheels: dict[str, str] = Field(max_length=2000)
     """Distribution name (normalised) -> version, from the dist-info folders."""
+    python: str = ""
+    """Which of <prefix>/python its interpreter is of, "" for the system's."""
+
+
+class PythonBuild(Model):
+    """One Python that uv has put below <prefix>/python."""
+
+    name: str
+    manifest: str
+    """Digest of all files' names and sizes when it was installed, "" when that did not end."""
+    found: str
+    """The same digest over what is there now."""
+    in_use: bool
+    """A running process is of it."""
 
 
 class Cuda(Model):
@@ -234,6 +248,7 @@ class NodeFacts(Model):
     auto_upgrades: AutoUpgrades | None
     services: dict[str, Service] | None
     environments: tuple[Environment, ...] | None
+    pythons: tuple[PythonBuild, ...] | None
     cuda: Cuda | None
     python: PythonFacts | None
     compiler: str | None

@@ -3,7 +3,7 @@
 # What is on this host: read-only, POSIX sh, one run, one framed answer on standard output.
 #
 # Sent by deploy/probe.py to `sh -s` after assignments of NONCE, PREFIX, STATE, EXPECTED, INTEREST,
-# POLICY, SERVICES and MANIFEST. Needs no Python and no root; what only root sees is said to be missing.
+# POLICY, RPM_POLICY, SERVICES and MANIFEST. Needs no Python and no root; what only root sees is said to be missing.
 #
 # Every part runs in the background with a time limit of its own and writes into a private
 # directory; a part that cannot be killed (a process in uninterruptible sleep) is left behind.
@@ -26,6 +26,20 @@ tab=$(printf '\t')
 newline='
 '
 me=$(id -u)
+
+# Which package system keeps this host. Tools do not tell: rpm can be installed on Debian, and dpkg
+# on others; what the distribution calls itself, and what it calls itself alike, does.
+family=
+for word in $(sed -n "s/^ID=//p; s/^ID_LIKE=//p" /etc/os-release 2>/dev/null | tr -d "\"'"); do
+    case $word in
+        debian | ubuntu) family=apt ;;
+        rhel | fedora | centos | rocky | almalinux | ol | amzn) family=dnf ;;
+        suse | sles | opensuse) family=zypper ;;
+        *) continue ;;
+    esac
+    break
+done
+if [ -z "$family" ] && command -v dpkg-query >/dev/null; then family=apt; fi
 
 tagged() { # TAG FILE: every line of a readable file behind a tag
     [ -r "$2" ] || return 0
@@ -57,6 +71,9 @@ part_system() {
         [ -r "$grub/grub.cfg" ] || continue
         sed -n 's|^[[:space:]]*linux[[:space:]]\{1,\}[^[:space:]]*/vmlinuz-\([^[:space:]]*\).*|grub-linux \1|p' \
             "$grub/grub.cfg"
+    done
+    for entry in /boot/loader/entries/*.conf; do
+        [ -r "$entry" ] && sed -n 's|^linux[[:space:]][^[:space:]]*/vmlinuz-\([^[:space:]]*\).*|bls \1|p' "$entry"
     done
     tagged boot /proc/sys/kernel/random/boot_id
     tagged uptime /proc/uptime
@@ -147,6 +164,7 @@ part_modules() {
 }
 
 part_packages() {
+    [ "$family" = apt ] || { rpm_packages; return; }
     command -v dpkg-query >/dev/null || return 3
     {
         dpkg-query -W -f '${db:Status-Abbrev}\t${Package}\t${Architecture}\t${Version}\n' ||
@@ -163,7 +181,18 @@ part_packages() {
     return 0
 }
 
+rpm_packages() {
+    command -v rpm >/dev/null || return 3
+    {
+        rpm -qa --qf '%{NAME}\t%{ARCH}\t%{EVR}\n' || echo failed
+    } | awk -F '\t' '
+        $0 == "failed" { bad = 1 }
+        $1 ~ ENVIRON["INTEREST"] { print "rpm\t" $0 }
+        END { exit bad }'
+}
+
 part_candidates() {
+    [ "$family" = apt ] || { dnf_candidates; return; }
     command -v apt-cache >/dev/null || return 3
     # shellcheck disable=SC2046,SC2086 # lists of package names
     set -- $POLICY $(
@@ -185,7 +214,34 @@ part_candidates() {
         sed 's/^/policy /'
 }
 
-part_apt() {
+dnf_candidates() {
+    command -v dnf >/dev/null || return 3
+    # dnf writes beside what it reads, so it gets a folder of links and reads that, without network.
+    mkdir "$work/dnf" "$work/dnf/persist" "$work/dnf/log" &&
+        cp -rs /var/cache/dnf "$work/dnf/cache" 2>/dev/null || return 1
+    # shellcheck disable=SC2046,SC2086 # lists of package names
+    set -- $RPM_POLICY $(
+        for directory in /lib/modules/*/; do
+            [ -d "$directory" ] || continue
+            directory=${directory%/}
+            release=${directory##*/}
+            printf 'kernel-devel-%s kernel-uek-devel-%s\n' "$release" "$release"
+        done
+    ) $(rpm -qa --qf '%{NAME}\n' | grep -E 'nvidia|cuda|cudnn|nccl|datacenter-gpu')
+    dnf -q -C --setopt=cachedir="$work/dnf/cache" --setopt=persistdir="$work/dnf/persist" \
+        --setopt=logdir="$work/dnf/log" --setopt=skip_if_unavailable=1 repoquery --latest-limit=1 \
+        --qf "candidate$tab%{name}$tab%{evr}$tab%{reponame}" "$@" </dev/null
+}
+
+part_manager() {
+    printf 'family %s\n' "$family"
+    case $family in
+        apt) apt_configuration ;;
+        dnf | zypper) dnf_configuration ;;
+    esac
+}
+
+apt_configuration() {
     for file in /etc/apt/preferences /etc/apt/preferences.d/*; do
         [ -f "$file" ] || continue
         if [ ! -r "$file" ]; then printf 'unreadable %s\n' "$file"; continue; fi
@@ -203,6 +259,31 @@ part_apt() {
     fi
 }
 
+dnf_configuration() {
+    for file in /etc/dnf/dnf.conf /etc/yum.repos.d/*.repo /etc/zypp/repos.d/*.repo \
+        /etc/dnf/modules.d/*.module /etc/dnf/plugins/versionlock.list /etc/dnf/versionlock.toml \
+        /etc/dnf/automatic.conf; do
+        [ -f "$file" ] || continue
+        if [ ! -r "$file" ]; then printf 'unreadable %s\n' "$file"; continue; fi
+        printf 'file %s\n' "$file"
+        # Comments say nothing, except those that frame our own locks.
+        sed -n 's/^# gpufleet /c &/p; /^[[:space:]]*#/d; /^[[:space:]]*$/d; s/^/c /p' "$file" | head -c 65536
+        echo
+    done
+    sed -n 's/^[[:space:]]*locklist[[:space:]]*=[[:space:]]*/locklist /p
+        s/^[[:space:]]*enabled[[:space:]]*=[[:space:]]*/locking /p' \
+        /etc/dnf/plugins/versionlock.conf 2>/dev/null
+    for lock in /var/lib/dnf/rpmdb_lock.pid /var/cache/dnf/metadata_lock.pid; do
+        [ -r "$lock" ] || continue
+        read -r pid <"$lock"
+        case $pid in '' | *[!0-9]*) continue ;; esac
+        [ -r "/proc/$pid/comm" ] || continue
+        read -r name <"/proc/$pid/comm"
+        printf 'holder %s %s\n' "$pid" "$name"
+    done
+    return 0
+}
+
 part_services() {
     [ -d /run/systemd/system ] || return 3
     # shellcheck disable=SC2086 # a list of unit names
@@ -210,8 +291,8 @@ part_services() {
 }
 
 part_environments() {
-    [ -d "$PREFIX/envs" ] || return 0
-    [ -r "$PREFIX/envs" ] || return 4
+    [ -d "$PREFIX/envs" ] || [ -d "$PREFIX/python" ] || return 0
+    [ ! -d "$PREFIX/envs" ] || [ -r "$PREFIX/envs" ] || return 4
     [ -L "$PREFIX/env" ] && printf 'current %s\n' "$(readlink "$PREFIX/env")"
     pythons=$(find /proc/[0-9]*/exe -maxdepth 0 -lname '*/python*' 2>/dev/null)
     for directory in "$PREFIX"/envs/*/; do
@@ -220,6 +301,13 @@ part_environments() {
         printf 'env %s\n' "${id##*/}"
         tagged manifest "$directory/.gpufleet-manifest"
         printf 'found %s\n' "$(cd "$directory" && eval "$MANIFEST")"
+        case "$(readlink "$directory/bin/python")" in
+            "$PREFIX/python/"*)
+                build=$(readlink "$directory/bin/python")
+                build=${build#"$PREFIX/python/"}
+                printf 'python %s\n' "${build%%/*}"
+                ;;
+        esac
         for record in "$directory"/lib/python*/site-packages/*.dist-info; do
             [ -e "$record" ] || continue
             record=${record%.dist-info}
@@ -227,6 +315,19 @@ part_environments() {
         done
         for python in $pythons; do
             if grep -qsF "envs/${id##*/}/" "${python%/exe}/maps"; then printf 'in-use\n'; break; fi
+        done
+    done
+    for directory in "$PREFIX"/python/*/; do
+        [ -d "$directory" ] || continue
+        build=${directory%/}
+        printf 'build %s\n' "${build##*/}"
+        tagged manifest "$directory/.gpufleet-manifest"
+        printf 'found %s\n' "$(cd "$directory" && eval "$MANIFEST")"
+        for python in $pythons; do
+            if grep -qsF "python/${build##*/}/" "${python%/exe}/maps"; then
+                printf 'in-use\n'
+                break
+            fi
         done
     done
     [ "$me" = 0 ] || printf 'blind\n'
@@ -251,8 +352,11 @@ part_software() {
         done
     fi
     if command -v c++ >/dev/null; then printf 'compiler %s\n' "$(c++ -dumpfullversion -dumpversion)"; fi
-    for tool in curl wget gpgv gpg dkms mokutil flock setsid timeout; do
+    for tool in curl wget gpgv gpg dkms mokutil flock setsid timeout dracut; do
         command -v "$tool" >/dev/null && printf 'tool %s\n' "$tool"
+    done
+    for plugin in /usr/lib/python3*/site-packages /usr/lib/python3*/dist-packages; do
+        [ -e "$plugin/dnf-plugins/versionlock.py" ] && printf 'tool versionlock\n'
     done
     return 0
 }
@@ -376,7 +480,7 @@ work=
 for place in /dev/shm /run /tmp /var/tmp; do
     work=$(mktemp -d "$place/gpufleet-probe.XXXXXXXXXX" 2>/dev/null) && break
 done
-printf '\n%s begin 1 %s %s\n' "$NONCE" "$me" "$(id -un)"
+printf '\n%s begin 2 %s %s\n' "$NONCE" "$me" "$(id -un)"
 if [ -z "$work" ] || ! mkfifo "$work/ended"; then
     printf '%s nowhere-to-write\n' "$NONCE"
     exit 0
@@ -437,7 +541,7 @@ launch disks 5
 launch system 5
 launch pci 5
 launch modules 8
-launch apt 5
+launch manager 5
 launch software 5
 launch foreign 5
 launch files 5

@@ -17,6 +17,7 @@ from deploy.facts import (
     Os,
     OwnFile,
     PciDevice,
+    PythonBuild,
     PythonFacts,
     Service,
 )
@@ -117,22 +118,28 @@ def read_services(lines: list[str], root: bool, unknown: dict[str, str]) -> Valu
 def read_environments(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
     current = ""
     environments: list[dict[str, Any]] = []
+    builds: list[dict[str, Any]] = []
+    last: dict[str, Any] = {}
     for line in lines:
         tag, _, rest = line.partition(" ")
         if tag == "current":
             current = rest.rstrip("/").rsplit("/", 1)[-1]
         elif tag == "env":
-            environments.append({"id": rest, "in_use": False, "wheels": {}})
-        elif tag in {"manifest", "found"}:
-            environments[-1].setdefault(tag, rest)
+            last = {"id": rest, "in_use": False, "wheels": {}, "python": ""}
+            environments.append(last)
+        elif tag == "build":
+            last = {"name": rest, "in_use": False, "manifest": ""}
+            builds.append(last)
+        elif tag in {"manifest", "found", "python"}:
+            last[tag] = rest
         elif tag == "dist":
             name, _, version = rest.rpartition("-")
-            environments[-1]["wheels"][_normalised(name)] = version
+            last["wheels"][_normalised(name)] = version
         elif tag == "in-use":
-            environments[-1]["in_use"] = True
+            last["in_use"] = True
         elif tag not in {"blind", ""}:
             raise ValueError(f"tag {tag[:20]!r}")
-    if "blind" in lines and environments:
+    if "blind" in lines and (environments or builds):
         unknown["environments.in_use"] = "only root sees what other users' processes have mapped"
     return {
         "environments": tuple(
@@ -144,9 +151,11 @@ def read_environments(lines: list[str], root: bool, unknown: dict[str, str]) -> 
                 found=env["found"],
                 in_use=env["in_use"],
                 wheels=env["wheels"],
+                python=env["python"],
             )
             for env in environments
-        )
+        ),
+        "pythons": tuple(PythonBuild(**build) for build in builds),
     }
 
 
@@ -235,7 +244,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "candidates": ("candidates",),
     "apt": ("pins", "sources", "auto_upgrades"),
     "services": ("services",),
-    "environments": ("environments",),
+    "environments": ("environments", "pythons"),
     "software": ("cuda", "python", "compiler", "tools"),
     "disks": ("disks",),
     "users": ("gpu_users",),

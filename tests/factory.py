@@ -168,6 +168,7 @@ def facts(hardware: str = "none", **changes: Any) -> NodeFacts:
         "auto_upgrades": AutoUpgrades(enabled=False),
         "services": {},
         "environments": (),
+        "pythons": (),
         "cuda": Cuda(link="", toolkits=()),
         "python": PythonFacts(version="3.11.2", venv=True, headers=False),
         "compiler": "12.2.0",
