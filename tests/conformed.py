@@ -19,14 +19,13 @@ from deploy.facts import (
     NodeFacts,
     OwnFile,
     Package,
-    PythonFacts,
     Service,
 )
 from deploy.files import digest
 from deploy.packages import locked
 from deploy.steps import Wanted
 from deploy.torch_env import versions
-from tests.factory import KERNEL, facts
+from tests.factory import facts
 
 
 def written(wanted: Wanted, found: NodeFacts) -> dict[str, OwnFile]:
@@ -48,6 +47,11 @@ def written(wanted: Wanted, found: NodeFacts) -> dict[str, OwnFile]:
 
 def conformed(wanted: Wanted, hardware: str, **changes: Any) -> NodeFacts:
     """A host of this hardware on which nothing is left to do for `wanted`."""
+    return conform(wanted, facts(hardware), **changes)
+
+
+def conform(wanted: Wanted, bare: NodeFacts, **changes: Any) -> NodeFacts:
+    """`bare` when nothing is left to do on it for `wanted`."""
     stack = wanted.stack
     driver, environment = stack.driver, stack.environment
     packages = {
@@ -56,20 +60,22 @@ def conformed(wanted: Wanted, hardware: str, **changes: Any) -> NodeFacts:
     }
     packages["ca-certificates"] = Package(version="20230311", state="ii", held=False)
     units = ["nvidia-persistenced"] * bool(driver) + ["nvidia-fabricmanager"] * bool(stack.fabric)
-    bare = facts(hardware)
     assert bare.kernel is not None
+    assert bare.python is not None
+    assert bare.tools is not None
+    kernel = bare.kernel.running
     state = {
         "stack": stack.id,
         "gpus": str(sum(one.pci_class.startswith("03") for one in bare.pci or ())),
         "nvswitches": str(sum(one.pci_class.startswith("0680") for one in bare.pci or ())),
     }
     values: dict[str, Any] = {
-        "kernel": bare.kernel.model_copy(update={"headers": (KERNEL,)}),
+        "kernel": bare.kernel.model_copy(update={"headers": (kernel,)}),
         "modules": Modules(
             loaded_version=driver.version if driver else "",
             loaded_flavour=driver.flavour if driver else None,
             installed=(
-                InstalledModule(kernel=KERNEL, version=driver.version, flavour=driver.flavour),
+                InstalledModule(kernel=kernel, version=driver.version, flavour=driver.flavour),
             )
             if driver
             else (),
@@ -99,9 +105,10 @@ def conformed(wanted: Wanted, hardware: str, **changes: Any) -> NodeFacts:
             link=f"/usr/local/cuda-{stack.cuda.version}" if stack.cuda else "",
             toolkits=(stack.cuda.version,) if stack.cuda else (),
         ),
-        "python": PythonFacts(version="3.11.2", venv=True, headers=True),
-        "tools": ("curl", "dkms", "flock", "gpgv", "setsid", "timeout"),
-        "files": written(wanted, facts(hardware, state=state)),
+        "python": bare.python.model_copy(update={"venv": True, "headers": True}),
+        "compiler": bare.compiler or "12.2.0",
+        "tools": tuple(sorted({*bare.tools, "dkms"})),
+        "files": written(wanted, bare.model_copy(update={"state": state})),
         "state": state,
     }
-    return facts(hardware, **{**values, **changes})
+    return bare.model_copy(update={**values, **changes})
