@@ -80,9 +80,9 @@ def _driver(
         raise _refuse(f"no installed package has the version of the driver, {standing.version}")
     if mixed := mismatched(seen, standing.version, catalogue):
         raise _refuse(f"{listed(mixed)} is installed beside driver {standing.version}", lock)
-    names = seen.row(catalogue).packages
+    names = seen.names(catalogue, standing.version)
     branch = numbers(standing.version)[0]
-    pinning = names.pinning.format(branch=branch)
+    pinning = names.pinning
     apart = (*names.fabric_nvlink5, pinning)
     return Driver(
         branch=str(branch),
@@ -99,7 +99,7 @@ def _fabric(
     boards = {gpu.fabric for gpu in seen.gpus} - {""}
     if not seen.nvswitches and not boards:
         return None
-    names = seen.row(catalogue).packages
+    names = seen.names(catalogue, driver.version)
     wanted = names.fabric_nvlink5 if boards else names.fabric_nvswitch
     manager = wanted[0]
     found = upstream(installed.get(manager, ""))
@@ -121,7 +121,7 @@ def _toolkit(
 ) -> Component | None:
     if spec.cuda == NONE:
         return None
-    templates = seen.row(catalogue).packages.cuda
+    templates = seen.row(catalogue).libraries.cuda
     had = [
         row.release
         for row in sorted(
@@ -158,7 +158,7 @@ def _library(
     majors = sorted((row.major for row in catalogue.cuda_majors), reverse=True)
     if cuda:
         majors.insert(0, numbers(cuda.version)[0])
-    templates = getattr(seen.row(catalogue).packages, part)
+    templates = getattr(seen.row(catalogue).libraries, part)
     for major in majors:
         names = _named(templates, f"{major}.0")
         if names[0] in installed:

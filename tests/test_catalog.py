@@ -34,7 +34,7 @@ def test_the_catalogue_loads_and_every_row_names_a_dated_source() -> None:
     catalogue = load()
     assert catalogue.source("gpus", "ogkm").endswith("2026-11-22")
     assert all(source.date >= "2023" for source in catalogue.sources.values())
-    assert catalogue.vendor.key_fingerprint == "EB693B3035CD5710E231E123A4B469963BF863CC"
+    assert catalogue.vendor("apt").key_fingerprint == "EB693B3035CD5710E231E123A4B469963BF863CC"
 
 
 @pytest.mark.parametrize(

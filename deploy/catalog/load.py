@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from deploy.catalog.models import Catalogue, TorchBuild, numbers
+from deploy.catalog.systems import compose
 
-FILES = ("gpus", "drivers", "cuda", "torch", "distributions")
+FILES = ("gpus", "drivers", "cuda", "torch", "packages", "distributions")
 
 
 class CatalogueError(ValueError):
@@ -34,6 +35,9 @@ def load() -> Catalogue:
 
 def assemble(tables: dict[str, dict[str, Any]]) -> Catalogue:
     """A catalogue from parsed files (name without suffix -> table), all rows cross-checked."""
+    distributions, lost = compose(tables["distributions"], tables["packages"])
+    if lost:
+        raise CatalogueError(lost)
     content = {
         "sources": {
             f"{name}.{key}": row
@@ -55,8 +59,9 @@ def assemble(tables: dict[str, dict[str, Any]]) -> Catalogue:
         "torch_tools": tables["torch"].get("tools"),
         "torch_gpu_tools": tables["torch"].get("gpu_tools"),
         "torch": tables["torch"].get("release"),
-        "vendor": tables["distributions"].get("vendor"),
-        "distributions": tables["distributions"].get("distribution"),
+        "vendors": tables["distributions"].get("vendor"),
+        "driver_schemes": tables["packages"].get("driver"),
+        "distributions": distributions,
     }
     try:
         # Through JSON: strict models take lists for tuples there and nowhere else.
@@ -97,7 +102,8 @@ def _duplicates(catalogue: Catalogue) -> list[str]:
         "torch: build": [
             f"{row.version}+{build.build}" for row in catalogue.torch for build in row.builds
         ],
-        "distributions": [(row.id, row.version_id) for row in catalogue.distributions],
+        "distributions": [row.name for row in catalogue.distributions]
+        + [(one, row.version) for row in catalogue.distributions for one in row.ids],
     }
     return [
         f"{where} {value} is there twice"
@@ -122,11 +128,12 @@ def _sources(catalogue: Catalogue) -> list[str]:
             *catalogue.cudnn,
         ],
         "torch": [build for row in catalogue.torch for build in row.builds],
-        "distributions": [
-            catalogue.vendor,
-            *catalogue.distributions,
-            *(row.packages for row in catalogue.distributions),
+        "packages": [
+            *catalogue.driver_schemes,
+            *(row.base for row in catalogue.distributions),
+            *(row.libraries for row in catalogue.distributions),
         ],
+        "distributions": [*catalogue.vendors, *catalogue.distributions],
     }
     return [
         f"{file}: {row!r} names source {row.source}, which the file does not have"

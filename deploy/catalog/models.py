@@ -8,8 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from deploy.catalog.systems import Distribution, DriverNames, Vendor
 from deploy.facts import Flavour
 from deploy.fleet.model import Model
+from deploy.stack import Origin, Packaging
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -198,62 +200,6 @@ class TorchRelease(Model):
     """In the order in which the solver tries them."""
 
 
-class Arch(Model):
-    """One machine type of a distribution."""
-
-    repository: str
-    """Its name in the vendor's repository addresses."""
-    deb: str
-    wheels: str
-    """uv's name of the platform whose wheels run there."""
-
-
-class PackageNames(Model):
-    """Templates of package names: {branch} driver branch, {major} and {minor} of CUDA."""
-
-    pinning: str
-    module_open: str
-    module_closed: str
-    driver: tuple[str, ...]
-    coherent: tuple[str, ...]
-    """User space that must be at the driver's version; else NVML refuses to talk to the module."""
-    fabric_nvswitch: tuple[str, ...]
-    fabric_nvlink5: tuple[str, ...]
-    cuda: tuple[str, ...]
-    cudnn: tuple[str, ...]
-    nccl: tuple[str, ...]
-    source: str
-
-    def module(self, flavour: Flavour) -> str:
-        """The package with the kernel modules of a flavour."""
-        return self.module_open if flavour == "open" else self.module_closed
-
-
-class Distribution(Model):
-    """One Linux distribution: machine types, Python, names of packages."""
-
-    name: str
-    title: str
-    id: str
-    version_id: str
-    kind: Literal["apt"]
-    python: str
-    """Python that the distribution's own python3 package brings."""
-    arch: dict[str, Arch]
-    """By machine type as `uname -m` prints it."""
-    packages: PackageNames
-    source: str
-
-
-class Vendor(Model):
-    """The vendor's package repository and the key that signs it."""
-
-    url: str
-    key_file: str
-    key_fingerprint: str = Field(pattern=r"^[0-9A-F]{40}$")
-    source: str
-
-
 class Catalogue(Model):
     """Everything that is known of vendor parts, without any host."""
 
@@ -274,7 +220,8 @@ class Catalogue(Model):
     torch_tools: tuple[str, ...]
     torch_gpu_tools: tuple[str, ...]
     torch: tuple[TorchRelease, ...]
-    vendor: Vendor
+    vendors: tuple[Vendor, ...]
+    driver_schemes: tuple[DriverNames, ...]
     distributions: tuple[Distribution, ...]
 
     def __hash__(self) -> int:
@@ -327,6 +274,41 @@ class Catalogue(Model):
     def distribution(self, os_id: str, version_id: str) -> Distribution | None:
         """The row of an os-release, None when it is not supported."""
         for row in self.distributions:
-            if (row.id, row.version_id) == (os_id, version_id):
+            if row.matches(os_id, version_id):
                 return row
+        return None
+
+    def named(self, distribution: str) -> Distribution:
+        """The row of a distribution, by the catalogue's name. Raises KeyError."""
+        for row in self.distributions:
+            if row.name == distribution:
+                return row
+        raise KeyError(f"the catalogue has no distribution {distribution}")
+
+    def vendor(self, packaging: Packaging) -> Vendor:
+        """The vendor's repository for a package system. Raises KeyError."""
+        for row in self.vendors:
+            if packaging in row.packaging:
+                return row
+        raise KeyError(f"the catalogue has no vendor's repository for {packaging}")
+
+    @cached_property
+    def _driver_names(self) -> dict[tuple[str, Origin, int], DriverNames | None]:
+        return {}
+
+    def driver_names(self, distribution: str, origin: Origin, branch: int) -> DriverNames | None:
+        """What an origin calls the packages of a driver branch, the branch put in; None when it
+        does not have that branch."""
+        key = (distribution, origin, branch)
+        if key not in self._driver_names:
+            self._driver_names[key] = self._named_driver(*key)
+        return self._driver_names[key]
+
+    def _named_driver(self, distribution: str, origin: Origin, branch: int) -> DriverNames | None:
+        row = self.named(distribution)
+        if origin == "vendor" and branch < row.vendor_first:
+            return None
+        for names in self.driver_schemes:
+            if names.scheme == row.origins.get(origin) and names.first <= branch <= names.last:
+                return names.of(branch)
         return None

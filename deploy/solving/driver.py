@@ -1,9 +1,11 @@
 """The driver: kept as it stands, or chosen by policy, wish, hardware and what is offered."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 
 from deploy.catalog.models import Branch, Catalogue, numbers
+from deploy.catalog.systems import DriverNames
 from deploy.facts import Flavour
 from deploy.fleet.spec import NONE, NodeSpec
 from deploy.solving.fabric import at_version, choose_fabric
@@ -22,7 +24,7 @@ from deploy.solving.parts import Chosen
 from deploy.solving.refusal import Refused, listed
 from deploy.solving.situation import Situation
 from deploy.solving.standing import kept, stays
-from deploy.stack import Driver, Packages, Reason
+from deploy.stack import Driver, Origin, Packages, Reason
 
 
 def choose_driver(
@@ -58,66 +60,114 @@ def _unmanaged(seen: Situation) -> Chosen:
     return Chosen(None, None, loaded, (reason,), warning)
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A driver version that an origin offers, with its names."""
+
+    origin: Origin
+    full: str
+    version: str
+    names: DriverNames
+
+
 def _fresh(
     spec: NodeSpec, seen: Situation, catalogue: Catalogue, available: Available, today: date
 ) -> Chosen:
     flavour = choose_flavour(spec, seen, catalogue)
-    names = seen.row(catalogue).packages
-    module = names.module(flavour)
     served = limits(seen, catalogue)
     refused: list[Refused] = []
-    for full in _ordered(spec, available.versions(module), catalogue):
-        version = upstream(full)
-        branch = numbers(version)[0]
+    for one in _wished(spec, offered(seen, catalogue, available, flavour, "vendor"), catalogue):
         try:
-            check_branch(branch, flavour, served, seen, catalogue)
-            packages = pins(
-                available.closure(
-                    {module: full, **at_version(names.driver, version, available)}, version
-                )
-            )
-            fabric, why = choose_fabric(seen, version, catalogue, available, {})
+            check_branch(numbers(one.version)[0], flavour, served, seen, catalogue)
+            return _chosen(spec, seen, catalogue, available, today, flavour, one)
         except Refused as unfit:
             refused.append(unfit)
-            continue
         except Unsatisfied as missing:
             refused.append(_lacking(str(missing)))
+    raise refused[0] if refused else _nothing(spec, seen, catalogue, available, flavour, served)
+
+
+def _chosen(
+    spec: NodeSpec,
+    seen: Situation,
+    catalogue: Catalogue,
+    available: Available,
+    today: date,
+    flavour: Flavour,
+    one: _Candidate,
+) -> Chosen:
+    """A candidate with everything that belongs to it. Raises Refused, Unsatisfied."""
+    names, version = one.names, one.version
+    branch = numbers(version)[0]
+    stream = names.stream(flavour)
+    whole = available.of(one.origin, stream)
+    module = names.module(flavour)
+    packages = pins(
+        whole.closure({module: one.full, **at_version(names.driver, version, whole)}, version)
+    )
+    fabric, why = choose_fabric(seen, version, catalogue, whole, {})
+    pinning = _pinning(names.pinning, whole) if names.pinning else {}
+    driver = Driver(
+        branch=str(branch),
+        version=version,
+        flavour=flavour,
+        pinning=pinning,
+        packages=packages,
+        origin=one.origin,
+        stream=stream,
+        prebuilt=names.prebuilt(flavour),
+    )
+    reasons = (
+        _why_version(spec, catalogue, version),
+        _why_flavour(spec, seen, catalogue, flavour),
+        *why,
+    )
+    warnings = [*lifecycle(version, seen, catalogue, today)]
+    standing = seen.driver
+    if standing and not all(available.offer(*had) for had in standing.packages):
+        warnings.append(
+            f"driver {standing.version} of another origin is replaced by the vendor's {version}"
+        )
+    if names.pinning and not pinning:
+        warnings.append(f"the repository has no {names.pinning}")
+    if spec.driver_modules is None and flavour == "closed":
+        warnings.append("only closed modules work here: the vendor ends them after branch 610")
+    return Chosen(driver, fabric, version, reasons, tuple(warnings))
+
+
+def offered(
+    seen: Situation,
+    catalogue: Catalogue,
+    available: Available,
+    flavour: Flavour,
+    origin: Origin,
+) -> list[_Candidate]:
+    """Every driver version that an origin offers in a flavour, the newest first."""
+    found = []
+    for branch in sorted(_branches(available, catalogue), reverse=True):
+        names = catalogue.driver_names(seen.distribution, origin, branch)
+        if names is None or not names.module(flavour):
             continue
-        pinning = _pinning(names.pinning.format(branch=branch), available)
-        driver = Driver(
-            branch=str(branch), version=version, flavour=flavour, pinning=pinning, packages=packages
-        )
-        reasons = (
-            _why_version(spec, catalogue, version),
-            _why_flavour(spec, seen, catalogue, flavour),
-            *why,
-        )
-        warnings = [*lifecycle(version, seen, catalogue, today)]
-        standing = seen.driver
-        if standing and not all(available.offer(*one) for one in standing.packages):
-            warnings.append(
-                f"driver {standing.version} of another origin is replaced by the vendor's {version}"
-            )
-        if not pinning:
-            warnings.append(f"the repository has no {names.pinning.format(branch=branch)}")
-        if spec.driver_modules is None and flavour == "closed":
-            warnings.append("only closed modules work here: the vendor ends them after branch 610")
-        return Chosen(driver, fabric, version, reasons, tuple(warnings))
-    raise refused[0] if refused else _nothing(spec, seen, catalogue, available, module, served)
+        for full in available.of(origin, names.stream(flavour)).versions(names.module(flavour)):
+            version = upstream(full)
+            if version.split(".")[0] == str(branch):
+                found.append(_Candidate(origin, full, version, names))
+    return found
 
 
-def _ordered(spec: NodeSpec, versions: list[str], catalogue: Catalogue) -> Iterator[str]:
+def _branches(available: Available, catalogue: Catalogue) -> set[int]:
+    """Branches that may be offered: the catalogue's, and those that a driver's package names."""
+    return {row.number for row in catalogue.branches} | available.branches
+
+
+def _wished(spec: NodeSpec, offers: list[_Candidate], catalogue: Catalogue) -> Iterator[_Candidate]:
     """Offered versions that the wish or the policy takes, the best first."""
-    for full in versions:
-        try:
-            branch = numbers(upstream(full))[0]
-        except ValueError:
-            continue
-        row = catalogue.branch.get(branch)
-        if (spec.driver and matches(upstream(full), spec.driver)) or (
+    for one in offers:
+        row = catalogue.branch.get(numbers(one.version)[0])
+        if (spec.driver and matches(one.version, spec.driver)) or (
             not spec.driver and row is not None and _taken(spec.policy, row)
         ):
-            yield full
+            yield one
 
 
 def _taken(policy: str, row: Branch) -> bool:
@@ -131,11 +181,11 @@ def newest_of_branches(
     """The newest offered driver of each long-lived branch, LTS before production."""
     if isinstance(available, Unavailable) or not seen.gpus:
         return []
-    names = seen.row(catalogue).packages
+    flavours: tuple[Flavour, ...] = ("open", "closed")
     versions = {
-        upstream(full): None
-        for name in (names.module_open, names.module_closed)
-        for full in available.versions(name)
+        one.version: None
+        for flavour in flavours
+        for one in offered(seen, catalogue, available, flavour, "vendor")
     }
     newest: dict[tuple[int, int], str] = {}
     for version in versions:
@@ -160,11 +210,11 @@ def _nothing(
     seen: Situation,
     catalogue: Catalogue,
     available: Available,
-    module: str,
+    flavour: Flavour,
     served: list[tuple[int, int, str]],
 ) -> Refused:
     """No offered version is even to be looked at: by wish, or by policy."""
-    had = [upstream(full) for full in available.versions(module)]
+    had = [one.version for one in offered(seen, catalogue, available, flavour, "vendor")]
     for low, high, words in served:
         if spec.driver and not low <= numbers(spec.driver)[0] <= high:
             return Refused(
@@ -173,11 +223,11 @@ def _nothing(
                 source=catalogue.source("gpus", "modules"),
             )
     if not had:
-        return _lacking(f"the repository has no {module}")
+        return _lacking(f"the repository has no driver with {flavour} modules")
     wish = f"driver {spec.driver}" if spec.driver else f"a driver for policy {spec.policy}"
     return Refused(
         "repository-lacks",
-        f"the repository has no {wish} with {module} (it has {', '.join(had[:6])})",
+        f"the repository has no {wish} with {flavour} modules (it has {', '.join(had[:6])})",
         source="the vendor's repository",
         unblock=tuple(f'driver = "{version}"' for version in had[:3]),
     )

@@ -15,7 +15,7 @@ def choose_fabric(
     installed: dict[str, str],
 ) -> tuple[Component | None, list[Reason]]:
     """Fabric manager at exactly the driver's version, where there are switches to manage."""
-    names = seen.row(catalogue).packages
+    names = seen.names(catalogue, version)
     boards = {gpu.fabric for gpu in seen.gpus} - {""}
     if not seen.nvswitches and not boards:
         return None, []

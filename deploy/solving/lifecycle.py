@@ -31,9 +31,8 @@ def lifecycle(version: str, seen: Situation, catalogue: Catalogue, today: date) 
 def mismatched(seen: Situation, version: str, catalogue: Catalogue) -> list[str]:
     """User-space packages at another version than the driver, as "name version"."""
     installed = dict(seen.installed)
-    names = seen.row(catalogue).packages.coherent
     return [
         f"{name} {upstream(installed[name])}"
-        for name in names
+        for name in seen.names(catalogue, version).coherent
         if name in installed and upstream(installed[name]) != version
     ]

@@ -1,34 +1,48 @@
-"""What a package repository offers, and the closure of packages that a wish pulls in.
+"""What package repositories offer, and the closure of packages that a wish pulls in.
 
-Debian's order of versions and its relations are python-debian's; `closure` walks them inside the
-vendor's repository only. What the repository does not name (libc6, dkms) is left to the
+Debian's order of versions and its relations are python-debian's, rpm's order is univers'; `closure`
+walks relations inside one origin only. What that does not name (libc6, dkms) is left to the
 distribution.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, cmp_to_key, lru_cache
+from typing import Any, get_args
 
 from debian.deb822 import PkgRelation
 from debian.debian_support import NativeVersion, version_compare
+from univers.rpm import compare_rpm_versions
 
 from deploy.solving.refusal import Refused
-from deploy.stack import PackagePin, Packages, Repository
+from deploy.stack import Origin, PackagePin, Packages, Packaging, Repository
 
 
-@lru_cache(maxsize=100_000)
-def compare(first: str, second: str) -> int:
-    """Debian's order: negative, zero or positive."""
-    return int(version_compare(first, second))
+@lru_cache(maxsize=200_000)
+def compare(first: str, second: str, packaging: Packaging = "apt") -> int:
+    """The order of a package system: negative, zero or positive. Both are `epoch:version-release`
+    with a numeric epoch or none. Where one of two rpm versions names no release, any release fits
+    it, as in rpm's own dependencies."""
+    if packaging == "apt":
+        return int(version_compare(first, second))
+    if "-" not in first or "-" not in second:
+        first, second = first.partition("-")[0], second.partition("-")[0]
+    return int(compare_rpm_versions(first, second))
 
 
-NEWEST_FIRST = cmp_to_key(lambda first, second: compare(second, first))
+def _newest_first(packaging: Packaging) -> Callable[[str], Any]:
+    return cmp_to_key(lambda one, other: compare(other, one, packaging))
+
+
+NEWEST_FIRST = {packaging: _newest_first(packaging) for packaging in get_args(Packaging)}
+"""Sort keys for full versions, by package system."""
 
 
 @lru_cache(maxsize=100_000)
 def upstream(version: str) -> str:
-    """The vendor's number in a package version: 580.178.04-1 -> 580.178.04; "" when dpkg would
-    not take it for a version."""
+    """The vendor's number in a package version: 580.178.04 of 580.178.04-1 and of
+    3:580.178.04-1.el9; "" when it is no version."""
     try:
         return str(NativeVersion(version).upstream_version)
     except ValueError:
@@ -43,13 +57,13 @@ class Relation:
     operator: str = ""
     version: str = ""
 
-    def allows(self, version: str) -> bool:
+    def allows(self, version: str, packaging: Packaging = "apt") -> bool:
         """Whether a version stands in the wanted relation; "" is a name without a version."""
         if not self.operator:
             return True
         if not version:
             return False
-        order = compare(version, self.version)
+        order = compare(version, self.version, packaging)
         return {
             "=": order == 0,
             ">=": order >= 0,
@@ -74,7 +88,7 @@ def relations(text: str) -> tuple[tuple[Relation, ...], ...]:
 
 @dataclass(frozen=True)
 class Offer:
-    """One package at one version, as a Packages index lists it."""
+    """One package at one version, as a repository lists it."""
 
     name: str
     version: str
@@ -84,6 +98,9 @@ class Offer:
     provides: str = field(default="", repr=False)
     conflicts: str = field(default="", repr=False)
     """Conflicts and Breaks together."""
+    stream: str = ""
+    """dnf module stream that holds it, as nvidia-driver:580-open."""
+    origin: Origin = "vendor"
 
     @cached_property
     def needs(self) -> tuple[tuple[Relation, ...], ...]:
@@ -101,10 +118,11 @@ class Offer:
         """What it cannot be installed with."""
         return tuple(group[0] for group in relations(self.conflicts))
 
-    def satisfies(self, wanted: Relation) -> bool:
+    def satisfies(self, wanted: Relation, packaging: Packaging = "apt") -> bool:
         """Whether installing it fulfils a dependency, by its own name or one it provides."""
         return any(
-            given.name == wanted.name and wanted.allows(given.version) for given in self.given
+            given.name == wanted.name and wanted.allows(given.version, packaging)
+            for given in self.given
         )
 
 
@@ -113,24 +131,57 @@ class Unsatisfied(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class Available:
-    """Everything that one repository offers one distribution and machine type. Compared by
-    identity: one object per answer, so that results about it can be remembered."""
+    """Everything that one distribution and machine type is offered: what is asked for here is the
+    vendor's repository; `of` is another origin's, or one module stream's. Compared by identity:
+    one object per answer, so that results about it can be remembered."""
 
-    def __init__(self, repository: Repository, offers: Iterator[Offer] | list[Offer]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        offers: Iterable[Offer],
+        packaging: Packaging = "apt",
+        origin: Origin = "vendor",
+    ) -> None:
         self.repository = repository
+        self.packaging: Packaging = packaging
+        self._all = list(offers)
+        self._parts: dict[tuple[Origin, str], Available] = {}
         self._closures: dict[
             tuple[tuple[tuple[str, str], ...], str], dict[str, Offer] | Unsatisfied
         ] = {}
         self._offers: dict[str, list[Offer]] = {}
         self._given: dict[str, list[Offer]] = {}
-        for offer in offers:
-            self._offers.setdefault(offer.name, []).append(offer)
+        for offer in self._all:
+            if offer.origin == origin:
+                self._offers.setdefault(offer.name, []).append(offer)
         for members in self._offers.values():
-            members.sort(key=lambda offer: NEWEST_FIRST(offer.version))
+            members.sort(key=lambda offer: NEWEST_FIRST[packaging](offer.version))
         for name in sorted(self._offers):
             for offer in self._offers[name]:
                 for given in offer.given[1:]:
                     self._given.setdefault(given.name, []).append(offer)
+
+    def of(self, origin: Origin, stream: str = "") -> "Available":
+        """What one origin offers with one module stream enabled ("": packages outside of any).
+        The same object for the same question."""
+        key = (origin, stream)
+        if key not in self._parts:
+            part = [one for one in self._all if one.origin == origin and one.stream in ("", stream)]
+            self._parts[key] = Available(self.repository, part, self.packaging, origin)
+        return self._parts[key]
+
+    @cached_property
+    def branches(self) -> frozenset[int]:
+        """First numbers of every offered version that looks like a driver's, as 580."""
+        found = (
+            re.fullmatch(r"(\d{3})\.\d{2,3}(\.\d{2})?", upstream(one.version)) for one in self._all
+        )
+        return frozenset(int(one[1]) for one in found if one)
+
+    def streams(self, module: str) -> list[str]:
+        """Streams of a module that hold packages here, sorted: nvidia-driver:580-open ..."""
+        found = {one.stream for one in self._all if one.stream.startswith(module + ":")}
+        return sorted(found)
 
     def names(self) -> list[str]:
         """Every package, sorted."""
@@ -153,10 +204,8 @@ class Available:
 
     def candidates(self, wanted: Relation) -> list[Offer]:
         """Offers that satisfy a relation: the package itself newest first, then providers."""
-        direct = [offer for offer in self._offers.get(wanted.name, []) if offer.satisfies(wanted)]
-        return direct + [
-            offer for offer in self._given.get(wanted.name, []) if offer.satisfies(wanted)
-        ]
+        named = (*self._offers.get(wanted.name, []), *self._given.get(wanted.name, []))
+        return [offer for offer in named if offer.satisfies(wanted, self.packaging)]
 
     def closure(self, roots: Mapping[str, str], prefer: str = "") -> dict[str, Offer]:
         """The packages that `roots` (name -> full version) need from this repository.
@@ -187,13 +236,17 @@ class Available:
         while waiting:
             offer = waiting.pop(0)
             for group in offer.needs:
-                if any(one.satisfies(wanted) for one in chosen.values() for wanted in group):
+                if any(
+                    one.satisfies(wanted, self.packaging)
+                    for one in chosen.values()
+                    for wanted in group
+                ):
                     continue
                 added = self._pick(offer, group, chosen, prefer)
                 if added is not None:
                     chosen[added.name] = added
                     waiting.append(added)
-        _refuse_conflicts(chosen)
+        self._refuse_conflicts(chosen)
         return chosen
 
     def _pick(
@@ -230,15 +283,15 @@ class Available:
         listed = ", ".join(had[:6]) + (", ..." if len(had) > 6 else "")
         return f"the repository has no {wanted} (it has {listed})"
 
-
-def _refuse_conflicts(chosen: dict[str, Offer]) -> None:
-    for offer in chosen.values():
-        for excluded in offer.excludes:
-            for other in chosen.values():
-                if other.name != offer.name and other.satisfies(excluded):
-                    raise Unsatisfied(
-                        f"{offer.name} {offer.version} conflicts with {other.name} {other.version}"
-                    )
+    def _refuse_conflicts(self, chosen: dict[str, Offer]) -> None:
+        for offer in chosen.values():
+            for excluded in offer.excludes:
+                for other in chosen.values():
+                    if other.name != offer.name and other.satisfies(excluded, self.packaging):
+                        raise Unsatisfied(
+                            f"{offer.name} {offer.version} conflicts with "
+                            f"{other.name} {other.version}"
+                        )
 
 
 def pins(offers: Mapping[str, Offer]) -> Packages:

@@ -35,7 +35,7 @@ def place(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Place | Non
         needed = any(part not in (None, NONE) for part in parts)
     if not needed:
         return None
-    vendor = catalogue.vendor
+    vendor = catalogue.vendor(seen.row(catalogue).kind)
     url = spec.vendor_repository or vendor.url.format(
         distribution=seen.distribution, arch=seen.arch(catalogue).repository
     )

@@ -8,11 +8,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from deploy.catalog.models import Arch, Architecture, Catalogue, Distribution, Gpu
+from deploy.catalog.models import Architecture, Catalogue, Gpu, numbers
+from deploy.catalog.systems import Arch, Distribution, DriverNames
 from deploy.facts import Flavour, Foreign, NodeFacts, PciDevice
 from deploy.fleet.spec import NONE, NodeSpec
 from deploy.solving.offers import upstream
 from deploy.solving.refusal import Refused, listed
+from deploy.stack import Origin
 
 FALLEN_OFF = "ff"
 """PCI revision that a device shows when it no longer answers on the bus."""
@@ -52,6 +54,8 @@ class Standing:
     """Version of the loaded module, "" when none is."""
     packages: tuple[tuple[str, str], ...]
     """Installed packages of this driver version: name, full version."""
+    origin: Origin = "vendor"
+    """Whose names its packages have; the vendor's when they tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,20 @@ class Situation:
 
     def row(self, catalogue: Catalogue) -> Distribution:
         """The distribution's row."""
-        return next(row for row in catalogue.distributions if row.name == self.distribution)
+        return catalogue.named(self.distribution)
 
     def arch(self, catalogue: Catalogue) -> Arch:
         """The machine type's row."""
         return self.row(catalogue).arch[self.machine]
+
+    def names(
+        self, catalogue: Catalogue, version: str, origin: Origin | None = None
+    ) -> DriverNames:
+        """What the packages of a driver version are called, by the standing driver's origin unless
+        another is named. Nothing has a name where that origin has no such branch."""
+        whose = origin or (self.driver.origin if self.driver else "vendor")
+        found = catalogue.driver_names(self.distribution, whose, numbers(version)[0])
+        return found or DriverNames(scheme="", source="")
 
 
 def situation(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Situation:
@@ -131,7 +144,7 @@ def situation(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Situati
         machine=facts.os.arch,
         gpus=gpus,
         nvswitches=len(_switches(facts.pci, catalogue)),
-        driver=_standing(facts, row, installed) if gpus else None,
+        driver=_standing(facts, row, installed, catalogue) if gpus else None,
         installed=tuple(sorted(installed.items())),
         python=".".join(facts.python.version.split(".")[:2]) if facts.python else "",
         python_unknown="" if facts.python else _why(facts, "python"),
@@ -201,26 +214,56 @@ def _switches(pci: tuple[PciDevice, ...], catalogue: Catalogue) -> list[PciDevic
     ]
 
 
-def _standing(facts: NodeFacts, row: Distribution, installed: dict[str, str]) -> Standing | None:
+_VERSION = re.compile(r"\d{3}(\.\d{2,3}){1,2}")
+
+
+@dataclass(frozen=True)
+class _Packaged:
+    """An installed package with kernel modules."""
+
+    version: str
+    flavour: Flavour
+    origin: Origin
+
+
+def _packaged(
+    row: Distribution, installed: dict[str, str], catalogue: Catalogue
+) -> list[_Packaged]:
+    """Packages with kernel modules, open ones and the vendor's first."""
+    found = []
+    for name, full in installed.items():
+        version = upstream(full)
+        if not _VERSION.fullmatch(version):
+            continue
+        for origin in row.origins:
+            names = catalogue.driver_names(row.name, origin, numbers(version)[0])
+            if names and name in (names.module_open, names.module_closed):
+                flavour: Flavour = "open" if name == names.module_open else "closed"
+                found.append(_Packaged(version, flavour, origin))
+    return sorted(found, key=lambda one: (one.flavour != "open", one.origin != "vendor"))
+
+
+def _standing(
+    facts: NodeFacts, row: Distribution, installed: dict[str, str], catalogue: Catalogue
+) -> Standing | None:
     """The driver as installed: the module package's version, else the module file's, else the
     loaded one's. A driver that is loaded while packages moved on counts as the packages say:
     the next boot runs that."""
     modules, kernel = facts.modules, facts.kernel
     assert modules is not None
-    names = row.packages
-    packaged = [name for name in (names.module_open, names.module_closed) if name in installed]
+    packaged = _packaged(row, installed, catalogue)
     for_kernel = [
         one for one in modules.installed if kernel is None or one.kernel == kernel.running
     ]
     if packaged:
-        version = upstream(installed[packaged[0]])
+        version = packaged[0].version
     elif for_kernel:
         version = for_kernel[0].version
     else:
         version = modules.loaded_version
     if not version:
         return None
-    if not re.fullmatch(r"\d{3}(\.\d{2,3}){1,2}", version):
+    if not _VERSION.fullmatch(version):
         raise Refused(
             "unknown-facts",
             f"the installed driver calls itself {version!r}, which is no driver version",
@@ -230,7 +273,7 @@ def _standing(facts: NodeFacts, row: Distribution, installed: dict[str, str]) ->
     if modules.loaded_version == version:
         flavours.append(modules.loaded_flavour)
     if packaged:
-        flavours.append("open" if packaged[0] == names.module_open else "closed")
+        flavours.append(packaged[0].flavour)
     return Standing(
         version=version,
         flavour=next((flavour for flavour in flavours if flavour), None),
@@ -238,4 +281,5 @@ def _standing(facts: NodeFacts, row: Distribution, installed: dict[str, str]) ->
         packages=tuple(
             sorted((name, full) for name, full in installed.items() if upstream(full) == version)
         ),
+        origin=packaged[0].origin if packaged else "vendor",
     )

@@ -50,10 +50,10 @@ def kept(
             source="unknown never means fine",
             unblock=('driver_modules = "open" or "closed": the driver is then set up anew',),
         )
-    names = seen.row(catalogue).packages
+    names = seen.names(catalogue, standing.version)
     branch = numbers(standing.version)[0]
     installed = dict(seen.installed)
-    pinning = names.pinning.format(branch=branch)
+    pinning = names.pinning
     driver = Driver(
         branch=str(branch),
         version=standing.version,
