@@ -141,7 +141,7 @@ def check_driver_floor(ground: Ground, what: str, cuda: str) -> None:
 
 def names_of(ground: Ground, part: str, release: str) -> list[str]:
     """A part's package names for a CUDA release, from the distribution's templates."""
-    templates = getattr(ground.seen.row(ground.catalogue).packages, part)
+    templates = getattr(ground.seen.row(ground.catalogue).libraries, part)
     major, minor = numbers(release)
     return [template.format(major=major, minor=minor) for template in templates]
 
