@@ -135,11 +135,12 @@ def _solve(
                 because=f"signed by {repository.key_fingerprint}",
                 source="inventory key vendor_repository"
                 if mirrored
-                else catalogue.source("distributions", catalogue.vendor.source),
+                else catalogue.source("distributions", catalogue.vendor(repository.kind).source),
             )
         )
     stack = Stack(
         distribution=seen.distribution,
+        packaging=seen.row(catalogue).kind,
         arch=seen.machine,
         repository=repository,
         driver=chosen.driver,
@@ -184,8 +185,12 @@ def _environment(
         hardware_build=torch.hardware_build,
         pypi=torch.pypi and torch.build != CPU,
         vendor_index=catalogue.torch_index.format(build=torch.build),
-        requirements=tuple(sorted({*tools, *spec.extras})),
+        requirements=tuple(sorted({*tools, *torch.extras})),
         index=spec.python_index or "",
         torch_index=spec.torch_index or "",
         find_links=spec.find_links,
+        managed_python=torch.managed_python,
+        kind=spec.env,
+        python_downloads=(spec.python_downloads or "") if torch.managed_python else "",
+        companions=torch.companions,
     )

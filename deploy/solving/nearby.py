@@ -11,7 +11,10 @@ from deploy.solving.parts import Answered
 from deploy.solving.refusal import Refused
 from deploy.solving.situation import Situation
 
-RELAXED = ("torch_build", "torch", "cuda", "cudnn", "nccl", "driver", "driver_modules", "policy")
+RELAXED = (
+    *("torch_build", "torch", "cuda", "cudnn", "nccl", "python", "env", "extras"),
+    *("driver", "driver_modules", "origin", "policy"),
+)
 """Wishes that a suggestion may drop, the cheapest to give up first."""
 
 Solve = Callable[[NodeSpec], Answered]
@@ -70,6 +73,9 @@ def _named(key: str, answer: Answered, nearby: NodeSpec) -> str:
         "driver": stack.driver.version if stack.driver else None,
         "driver_modules": stack.driver.flavour if stack.driver else None,
         "policy": nearby.policy,
+        "python": wish.python if wish else None,
+        "env": nearby.env,
+        "origin": nearby.origin,
     }
-    value = values[key]
+    value = values.get(key)
     return f'{key} = "{value}"' if value else f"leave {key} out"

@@ -1,16 +1,17 @@
 """Torch, toolkit, cuDNN and NCCL that fit the hardware, the driver and each other."""
 
-from deploy.catalog.models import TorchBuild
+from deploy.catalog.models import TorchBuild, TorchRelease
 from deploy.fleet.spec import NONE
+from deploy.solving.companions import companions, others, unknown
 from deploy.solving.libraries import choose_cudnn, choose_nccl
 from deploy.solving.parts import CPU, Ground, Software, Torch
+from deploy.solving.python import Python, own_python, python_for
 from deploy.solving.refusal import Refused
 from deploy.solving.toolkit import choose_toolkit
 from deploy.solving.torch import (
     candidates,
     check_torch,
-    choose_python,
-    no_python,
+    default_index_trap,
     no_torch,
     why_torch,
     wished,
@@ -22,34 +23,61 @@ def choose_software(ground: Ground) -> Software:
     """The newest torch for which everything fits together. Raises Refused with the reason of the
     first candidate among those that came furthest."""
     spec = ground.spec
-    python, reasons = ("", []) if spec.torch == NONE else choose_python(ground)
+    own = "" if spec.torch == NONE else own_python(ground)
     if not ground.seen.gpus:
-        return _without_gpu(ground, python, reasons)
+        return _without_gpu(ground, own)
     if spec.torch == NONE:
         parts = _parts(ground, None)
         return Software(None, *parts[:3], tuple(parts[3]), tuple(parts[4]))
     refused: list[Refused] = []
     for release, build in candidates(ground):
         try:
-            check_torch(ground, release, build, python)
+            python = python_for(ground, release, own)
+            check_torch(ground, release, build)
+            asked = CPU if spec.torch_build == CPU else build.build
+            torch = _torch(ground, release, asked, build.build, python, build.pypi)
             cuda, cudnn, nccl, why, warnings = _parts(ground, build)
         except Refused as reason:
             refused.append(reason)
             continue
-        asked = CPU if spec.torch_build == CPU else build.build
-        torch = Torch(release.version, asked, build.build, python, build.pypi)
         chosen = why_torch(ground, release, build, asked)
-        return Software(torch, cuda, cudnn, nccl, (chosen, *reasons, *why), tuple(warnings))
+        if asked != CPU:
+            warnings = [*default_index_trap(release, build), *warnings]
+        warnings += unknown(spec.extras, release)
+        reasons = (chosen, python.reason, *why)
+        return Software(torch, cuda, cudnn, nccl, reasons, tuple(warnings))
     raise max(refused, key=_reached) if refused else no_torch(ground)
+
+
+def _torch(
+    ground: Ground,
+    release: TorchRelease,
+    build: str,
+    hardware_build: str,
+    python: Python,
+    pypi: bool,
+) -> Torch:
+    """Raises Refused when a companion is wished at a version that does not go with it."""
+    extras = ground.spec.extras
+    return Torch(
+        version=release.version,
+        build=build,
+        hardware_build=hardware_build,
+        python=python.version,
+        pypi=pypi,
+        managed_python=python.managed,
+        companions=companions(extras, release),
+        extras=others(extras, release),
+    )
 
 
 def _reached(refused: Refused) -> int:
     """How far a candidate came: the one that came furthest tells most about the wish."""
-    stages = ("python", "torch-hardware", "driver-floor")
+    stages = ("python", "torch-hardware", "driver-floor", "extras")
     return stages.index(refused.rule) if refused.rule in stages else len(stages)
 
 
-def _without_gpu(ground: Ground, python: str, reasons: list[Reason]) -> Software:
+def _without_gpu(ground: Ground, own: str) -> Software:
     """No GPU: torch for the CPU, and of the CUDA parts only what is asked for by name."""
     spec = ground.spec
     if spec.torch_build not in ("auto", CPU):
@@ -59,24 +87,35 @@ def _without_gpu(ground: Ground, python: str, reasons: list[Reason]) -> Software
             source="inventory key torch_build",
             unblock=('leave torch_build out: the host gets torch\'s "cpu" build',),
         )
-    torch = None
-    if spec.torch != NONE:
-        releases = [row for row in ground.catalogue.torch if wished(row, spec)]
-        fitting = [row for row in releases if python in row.pythons]
-        if not fitting:
-            raise no_python(releases[0], python) if releases else no_torch(ground)
-        torch = Torch(fitting[0].version, CPU, "", python, False)
-        reasons.insert(
-            0,
-            Reason(
-                part="torch",
-                choice=f"{torch.version}+{CPU}",
-                because="the PCI bus shows no GPU",
-                source="facts: pci",
-            ),
-        )
-    parts = _parts(ground, None)
-    return Software(torch, *parts[:3], (*reasons, *parts[3]), tuple(parts[4]))
+    cuda, cudnn, nccl, reasons, warnings = _parts(ground, None)
+    if spec.torch == NONE:
+        return Software(None, cuda, cudnn, nccl, tuple(reasons), tuple(warnings))
+    torch, python, warned = _for_cpu(ground, own)
+    chosen = Reason(
+        part="torch",
+        choice=f"{torch.version}+{CPU}",
+        because="the PCI bus shows no GPU",
+        source="facts: pci",
+    )
+    return Software(
+        torch, cuda, cudnn, nccl, (chosen, python.reason, *reasons), (*warned, *warnings)
+    )
+
+
+def _for_cpu(ground: Ground, own: str) -> tuple[Torch, Python, tuple[str, ...]]:
+    """The newest release that fits, as torch's build for the CPU. Raises Refused."""
+    refused: list[Refused] = []
+    for release in ground.catalogue.torch:
+        if not wished(release, ground.spec):
+            continue
+        try:
+            python = python_for(ground, release, own)
+            torch = _torch(ground, release, CPU, "", python, pypi=False)
+        except Refused as reason:
+            refused.append(reason)
+            continue
+        return torch, python, tuple(unknown(ground.spec.extras, release))
+    raise refused[0] if refused else no_torch(ground)
 
 
 Parts = tuple[Component | None, Component | None, Component | None, list[Reason], list[str]]

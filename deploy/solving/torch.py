@@ -17,8 +17,8 @@ def wished(release: TorchRelease, spec: NodeSpec) -> bool:
 
 
 def candidates(ground: Ground) -> Iterator[tuple[TorchRelease, TorchBuild]]:
-    """Releases newest first, each one's builds in the catalogue's order; builds of the CUDA major
-    that the inventory asks a toolkit of come before the others."""
+    """Releases newest first, each one's builds for this machine type in the catalogue's order;
+    builds of the CUDA major that the inventory asks a toolkit of come before the others."""
     spec = ground.spec
     major = numbers(spec.cuda)[0] if spec.cuda and spec.cuda != NONE else None
     pairs = [
@@ -26,7 +26,7 @@ def candidates(ground: Ground) -> Iterator[tuple[TorchRelease, TorchBuild]]:
         for release in ground.catalogue.torch
         if wished(release, spec)
         for build in release.builds
-        if spec.torch_build in ("auto", CPU, build.build)
+        if build.machine == ground.seen.machine and spec.torch_build in ("auto", CPU, build.build)
     ]
     yield from sorted(
         pairs, key=lambda pair: major is not None and numbers(pair[1].cuda)[0] != major
@@ -35,19 +35,31 @@ def candidates(ground: Ground) -> Iterator[tuple[TorchRelease, TorchBuild]]:
 
 def no_torch(ground: Ground) -> Refused:
     """Refused: no build in the catalogue is what the inventory names."""
-    spec, catalogue = ground.spec, ground.catalogue
+    spec, catalogue, machine = ground.spec, ground.catalogue, ground.seen.machine
     wish = " ".join(
         part
         for part in (
             f"torch {spec.torch}" if spec.torch else "torch",
             f"as build {spec.torch_build}" if spec.torch_build != "auto" else "",
+            f"for {machine}" if ground.seen.gpus else "",
         )
         if part
     )
-    known = [
-        f"{row.version} ({', '.join(build.build for build in row.builds)})"
-        for row in catalogue.torch
+    known = []
+    for row in catalogue.torch:
+        builds = [build.build for build in row.builds if build.machine == machine]
+        if builds:
+            known.append(f"{row.version} ({', '.join(builds)})")
+    trap = [
+        row.version for row in catalogue.torch if wished(row, spec) and machine in row.cpu_wheel
     ]
+    if trap and ground.seen.gpus:
+        return Refused(
+            "cpu-wheel",
+            f"the catalogue has no {wish}: the default index gives {machine} a torch {trap[0]} "
+            f"without CUDA, saying nothing; with CUDA there are {listed(known)}",
+            source="catalogue: torch",
+        )
     return Refused(
         "torch",
         f"the catalogue has no {wish}; it has {listed(known)}",
@@ -55,44 +67,10 @@ def no_torch(ground: Ground) -> Refused:
     )
 
 
-def choose_python(ground: Ground) -> tuple[str, list[Reason]]:
-    """Python of the environment: the host's own, or what its distribution brings."""
-    seen, wish = ground.seen, ground.spec.python
-    if seen.python_unknown:
-        raise Refused(
-            "unknown-facts",
-            f"needed facts could not be read: python ({seen.python_unknown})",
-            source="unknown never means fine",
-        )
-    row = seen.row(ground.catalogue)
-    found = seen.python or row.python
-    if wish and wish != found:
-        raise Refused(
-            "python",
-            f"Python {wish} is wished, the host's own is {found}",
-            source="inventory key python",
-            unblock=(f'python = "{found}"',),
-        )
-    because = "the host's own python3" if seen.python else f"{row.title} brings it"
-    return found, [Reason(part="python", choice=found, because=because, source="facts: python")]
-
-
-def no_python(release: TorchRelease, python: str) -> Refused:
-    """Refused: this release has no wheel for the host's Python."""
-    return Refused(
-        "python",
-        f"torch {release.version} has wheels for Python {listed(list(release.pythons))}, "
-        f"the host has {python}",
-        source="catalogue: torch",
-    )
-
-
-def check_torch(ground: Ground, release: TorchRelease, build: TorchBuild, python: str) -> None:
-    """Raises Refused when the wheel does not fit the Python, the boards or the driver."""
+def check_torch(ground: Ground, release: TorchRelease, build: TorchBuild) -> None:
+    """Raises Refused when the wheel does not fit the boards or the driver."""
     name = f"torch {release.version}+{build.build}"
     source = ground.catalogue.source("torch", build.source)
-    if python not in release.pythons:
-        raise no_python(release, python)
     missing = sorted(
         {
             f"{gpu.name} (compute capability {gpu.compute})"
@@ -107,6 +85,16 @@ def check_torch(ground: Ground, release: TorchRelease, build: TorchBuild, python
             source=source,
         )
     check_driver_floor(ground, f"{name} (CUDA {build.cuda})", build.cuda)
+
+
+def default_index_trap(release: TorchRelease, build: TorchBuild) -> Iterator[str]:
+    """A warning where the default index would give this machine type a wheel without CUDA."""
+    if build.machine in release.cpu_wheel:
+        yield (
+            f"torch {release.version} for {build.machine}: the default index has only a wheel "
+            f"without CUDA; the environment takes {release.version}+{build.build} from torch's own "
+            "index, a `pip install torch` by hand would replace it by the other"
+        )
 
 
 def why_torch(ground: Ground, release: TorchRelease, build: TorchBuild, asked: str) -> Reason:
