@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from deploy.fleet.model import Model
+from deploy.rdma_facts import Rdma
+from deploy.setting_facts import GpuSettings
 
 PROBE_VERSION = 1
 
@@ -264,3 +266,11 @@ class NodeFacts(Model):
     """Files of ours by path."""
     state: dict[str, str] | None
     """Our own record (/var/lib/gpufleet/state): flat key=value lines."""
+    gpu_settings: tuple[GpuSettings, ...] | None = ()
+    """As the loaded driver tells them; empty when none is loaded."""
+    module_params: dict[str, str] | None = {}
+    """Parameters of the loaded module nvidia, names without NVreg_; empty when none is loaded."""
+    rdma: Rdma | None = Rdma()
+    cdi: dict[str, str] | None = {}
+    """Container device specifications of NVIDIA GPUs by path, with the driver version that each was
+    made of ("" when it names none)."""

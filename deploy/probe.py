@@ -19,6 +19,8 @@ from deploy.fleet.places import places
 from deploy.fleet.spec import NodeSpec
 from deploy.foreign import foreign_owners
 from deploy.probe_parts import FIELDS, READERS, Values
+from deploy.rdma_facts import SYMBOL as PEERMEM_SYMBOL
+from deploy.setting_facts import FIELDS as GPU_FIELDS
 
 MANIFEST_NAME = ".gpufleet-manifest"
 MANIFEST_COMMAND = (
@@ -58,6 +60,8 @@ def script(nonce: str, spec: NodeSpec) -> str:
         "POLICY": " ".join(interest.CANDIDATES),
         "SERVICES": " ".join(interest.SERVICES),
         "MANIFEST": MANIFEST_COMMAND,
+        "GPU_FIELDS": ",".join(GPU_FIELDS),
+        "SYMBOL": PEERMEM_SYMBOL,
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
     return "\n".join([*lines, _body()])

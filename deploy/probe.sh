@@ -3,7 +3,8 @@
 # What is on this host: read-only, POSIX sh, one run, one framed answer on standard output.
 #
 # Sent by deploy/probe.py to `sh -s` after assignments of NONCE, PREFIX, STATE, EXPECTED, INTEREST,
-# POLICY, RPM_POLICY, SERVICES and MANIFEST. Needs no Python and no root; what only root sees is said to be missing.
+# POLICY, RPM_POLICY, SERVICES, MANIFEST,
+# GPU_FIELDS and SYMBOL. Needs no Python and no root; what only root sees is said to be missing.
 #
 # Every part runs in the background with a time limit of its own and writes into a private
 # directory; a part that cannot be killed (a process in uninterruptible sleep) is left behind.
@@ -474,6 +475,82 @@ part_state() {
     tagged state "$STATE"
 }
 
+# Settings of the GPUs, as the driver's own tool tells them; nothing is asked without a driver, for
+# nvidia-smi would load it.
+part_settings() {
+    [ -e /sys/module/nvidia ] || return 0
+    command -v nvidia-smi >/dev/null || return 3
+    nvidia-smi --query-gpu="$GPU_FIELDS" --format=csv,noheader,nounits >"$work/settings.gpus"
+    code=$?
+    if [ "$code" -eq 6 ]; then return 0; fi # it finds no GPU
+    if [ "$code" -ne 0 ]; then head -c 1000 "$work/settings.gpus" >&2; return "$code"; fi
+    sed 's/^/gpu /' "$work/settings.gpus"
+    grep -q ', Enabled, [A-Za-z]*, [^,]*, [^,]*, [^,]*, [^,]*, [^,]*$' "$work/settings.gpus" || return 0
+    for list in gi gip; do
+        nvidia-smi mig "-l$list" >"$work/settings.mig"
+        case $? in
+            0) sed "s/^/$list /" "$work/settings.mig" ;;
+            6) ;; # there is none
+            *) printf 'mig-blind\n' ;;
+        esac
+    done
+    nvidia-smi -L | sed 's/^/list /'
+}
+
+part_params() {
+    [ ! -e /proc/driver/nvidia/params ] || tagged param /proc/driver/nvidia/params
+}
+
+# The checksum of one symbol of OFED's ib_core: that which nvidia-peermem on disk was built with, and
+# that which the installed OFED has.
+part_rdma() {
+    for module in ib_core ib_uverbs ib_umad mlx5_core mlx5_ib efa nvidia_peermem nv_peer_mem; do
+        [ -e "/sys/module/$module" ] && printf 'loaded %s\n' "$module"
+    done
+    for device in /sys/class/infiniband/*; do
+        [ -e "$device" ] && printf 'device %s\n' "${device##*/}"
+    done
+    command -v ofed_info >/dev/null && printf 'ofed %s\n' "$(ofed_info -s 2>/dev/null | head -n 1)"
+    tagged efa /opt/amazon/efa_installed_packages | head -n 20
+    for file in /etc/modules /etc/modules-load.d/*.conf /run/modules-load.d/*.conf \
+        /usr/local/lib/modules-load.d/*.conf /usr/lib/modules-load.d/*.conf /lib/modules-load.d/*.conf; do
+        case $file in *gpufleet*) continue ;; esac
+        [ -r "$file" ] && sed -n 's/^[[:space:]]*\(nvidia[-_]peermem\|ib[-_]umad\)[[:space:]]*$/autoload \1/p' "$file"
+    done
+    running=$(uname -r)
+    for directory in /lib/modules/*/; do
+        release=${directory%/}
+        release=${release##*/}
+        file=$(sed -n 's|^\([^:]*/nvidia-peermem\.ko[.a-z0-9]*\):.*|\1|p' "$directory/modules.dep" 2>/dev/null | head -n 1)
+        [ -n "$file" ] || continue
+        case $file in /*) ;; *) file=$directory$file ;; esac
+        sums=$(modprobe --dump-modversions "$file" 2>/dev/null)
+        printf 'peermem %s %s\n' "$release" "$(printf '%s\n' "$sums" | awk -v symbol="$SYMBOL" '
+            { any = any || NF == 2 } $2 == symbol { found = $1 }
+            END { print (found != "" ? found : any ? "none" : "unreadable") }')"
+        here=
+        [ "$release" = "$running" ] && here=/usr/src/ofa_kernel/default/Module.symvers
+        for file in "/usr/src/ofa_kernel/$(uname -m)/$release/Module.symvers" $here; do
+            [ -r "$file" ] || continue
+            awk -v release="$release" -v symbol="$SYMBOL" \
+                '$2 == symbol { print "offers " release " " $1; exit }' "$file"
+            break
+        done
+    done
+    nodes=/etc/nvidia-imex/nodes_config.cfg
+    [ -r "$nodes" ] && printf 'imex %s\n' "$(grep -c '^[[:space:]]*[0-9A-Za-z]' "$nodes")"
+    return 0
+}
+
+part_cdi() {
+    for file in /etc/cdi/*.yaml /etc/cdi/*.json /run/cdi/*.yaml /run/cdi/*.json; do
+        [ -r "$file" ] && grep -q 'nvidia\.com/gpu' "$file" || continue
+        printf 'cdi %s %s\n' "$file" \
+            "$(sed -n 's/.*libcuda\.so\.\([0-9][0-9]*\.[0-9.]*[0-9]\).*/\1/p' "$file" | head -n 1)"
+    done
+    return 0
+}
+
 # --- running them ------------------------------------------------------------------------------
 
 work=
@@ -532,6 +609,7 @@ end_late() {
 }
 
 launch candidates 15
+launch settings 15
 launch packages 10
 launch environments 15
 launch users 10
@@ -546,6 +624,9 @@ launch software 5
 launch foreign 5
 launch files 5
 launch state 5
+launch params 5
+launch rdma 8
+launch cdi 5
 
 (while sleep 1; do echo tick >&3; done) >/dev/null 2>&1 </dev/null &
 ticker=$!

@@ -22,6 +22,8 @@ from deploy.facts import (
     Service,
 )
 from deploy.kernel_facts import read_kernel, read_modules
+from deploy.rdma_facts import read_cdi, read_rdma
+from deploy.setting_facts import read_params, read_settings
 from deploy.use_facts import read_slurm, read_users
 
 Values = dict[str, Any]
@@ -234,6 +236,10 @@ READERS: dict[str, Reader] = {
     "foreign": read_foreign,
     "files": read_files,
     "state": read_state,
+    "settings": read_settings,
+    "params": read_params,
+    "rdma": read_rdma,
+    "cdi": read_cdi,
 }
 
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -252,5 +258,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "foreign": (),
     "files": ("files",),
     "state": ("state",),
+    "settings": ("gpu_settings",),
+    "params": ("module_params",),
+    "rdma": ("rdma",),
+    "cdi": ("cdi",),
 }
 """Fields that are unknown when a part is."""
