@@ -61,6 +61,7 @@ def assemble(tables: dict[str, dict[str, Any]]) -> Catalogue:
         "torch": tables["torch"].get("release"),
         "vendors": tables["distributions"].get("vendor"),
         "driver_schemes": tables["packages"].get("driver"),
+        "supports": tables["packages"].get("support"),
         "distributions": distributions,
     }
     try:
@@ -130,6 +131,7 @@ def _sources(catalogue: Catalogue) -> list[str]:
         "torch": [build for row in catalogue.torch for build in row.builds],
         "packages": [
             *catalogue.driver_schemes,
+            *catalogue.supports,
             *(row.base for row in catalogue.distributions),
             *(row.libraries for row in catalogue.distributions),
         ],

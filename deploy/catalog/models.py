@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from deploy.catalog.systems import Distribution, DriverNames, Vendor
+from deploy.catalog.systems import Distribution, DriverNames, Support, Vendor
 from deploy.facts import Flavour
 from deploy.fleet.model import Model
 from deploy.stack import Origin, Packaging
@@ -222,6 +222,7 @@ class Catalogue(Model):
     torch: tuple[TorchRelease, ...]
     vendors: tuple[Vendor, ...]
     driver_schemes: tuple[DriverNames, ...]
+    supports: tuple[Support, ...]
     distributions: tuple[Distribution, ...]
 
     def __hash__(self) -> int:
@@ -243,6 +244,11 @@ class Catalogue(Model):
     def gpu(self) -> dict[str, Gpu]:
         """GPUs by PCI device id."""
         return {row.device: row for row in self.gpus}
+
+    @cached_property
+    def support(self) -> dict[str, Support]:
+        """Newest versions seen of parts that no other row numbers, by part."""
+        return {row.part: row for row in self.supports}
 
     def range_of(self, device: str) -> Architecture | None:
         """The architecture of a device id that has no row, by the ranges that are sourced.

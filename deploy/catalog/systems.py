@@ -94,6 +94,8 @@ class DriverNames(Model):
     """The first one at exactly the driver's version. Empty: this origin has none."""
     imex: tuple[str, ...] = ()
     """All at exactly the driver's version."""
+    epoch: int = 0
+    """Of the driver's packages; fabric manager and IMEX carry none."""
     source: str
 
     def module(self, flavour: Flavour) -> str:
@@ -117,6 +119,16 @@ class DriverNames(Model):
             return tuple(put(one) for one in value) if isinstance(value, tuple) else value
 
         return self.model_copy(update={key: put(value) for key, value in self if key != "source"})
+
+
+class Support(Model):
+    """The newest version seen of a part that no other row numbers; it only informs."""
+
+    part: str
+    """A field of LibraryNames, or a package's name."""
+    newest: str
+    """As packages carry it: 1:4.6.0-1."""
+    source: str
 
 
 class LibraryNames(Model):

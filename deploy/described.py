@@ -1,0 +1,111 @@
+"""A package repository as the catalogue itself describes it, for asking what would solve.
+
+No host and no network: every branch at its newest version, every CUDA, cuDNN and NCCL that a row
+names, under the names and with the relations that the real packages have. What a real repository
+holds is asked on a host (`deploy.available`); this one says what the catalogue promises.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from deploy.catalog.models import Catalogue
+from deploy.catalog.systems import Distribution, DriverNames
+from deploy.facts import Flavour
+from deploy.solving.offers import Available, Offer
+from deploy.stack import Origin, Repository
+
+SIZE = 1000
+"""Bytes of every package: the catalogue does not know sizes."""
+FLAVOURS: tuple[Flavour, ...] = ("open", "closed")
+
+
+def catalogue_repository(
+    catalogue: Catalogue,
+    distribution: str,
+    machine: str,
+    repository: Repository | None = None,
+) -> Available:
+    """What the catalogue says a distribution's machine type is offered, by every origin.
+
+    `repository` stands for the vendor's address without a key. Raises KeyError for a distribution
+    or machine type that has no row.
+    """
+    row = catalogue.named(distribution)
+    vendor = catalogue.vendor(row.kind)
+    address = vendor.url.format(distribution=row.name, arch=row.arch[machine].repository)
+    offers = [
+        *(offer for origin in row.origins for offer in _drivers(catalogue, row, origin)),
+        *_libraries(catalogue, row),
+    ]
+    return Available(
+        repository
+        or Repository(kind=row.kind, url=address, key_fingerprint=vendor.key_fingerprint, key=""),
+        offers,
+        row.kind,
+    )
+
+
+def _drivers(catalogue: Catalogue, row: Distribution, origin: Origin) -> Iterator[Offer]:
+    for branch in catalogue.branches:
+        names = catalogue.driver_names(row.name, origin, branch.number)
+        if names is None:
+            continue
+        epoch = f"{names.epoch}:" if names.epoch else ""
+        seen: set[tuple[str, str]] = set()
+        for flavour in FLAVOURS:
+            if not names.module(flavour):
+                continue
+            if flavour == "closed" and branch.number > catalogue.closed_last.branch:
+                continue
+            stream = names.stream(flavour)
+            for offer in _flavour(names, flavour, f"{epoch}{branch.newest}-1"):
+                if (offer.name, stream) not in seen:
+                    seen.add((offer.name, stream))
+                    yield replace(offer, stream=stream, origin=origin)
+            for name, full in _apart(names, branch.newest, catalogue).items():
+                if (name, stream) not in seen:
+                    seen.add((name, stream))
+                    yield Offer(name, full, SIZE, stream=stream, origin=origin)
+
+
+def _flavour(names: DriverNames, flavour: Flavour, version: str) -> Iterator[Offer]:
+    """The module and the user space of a driver, tied to each other as the real ones are."""
+    module, other = names.module(flavour), names.module("closed" if flavour == "open" else "open")
+    modules = " | ".join(f"{name} (= {version})" for name in (module, other) if name)
+    user_space = dict.fromkeys((*names.driver, *names.coherent))
+    yield Offer(module, version, SIZE, conflicts=other if other != module else "")
+    for index, name in enumerate(user_space):
+        others = [f"{one} (= {version})" for one in names.coherent if one != name]
+        needs = ", ".join([modules, *others]) if index == 0 else ""
+        yield Offer(name, version, SIZE, depends=needs)
+
+
+def _apart(names: DriverNames, version: str, catalogue: Catalogue) -> dict[str, str]:
+    """What depends on nothing: the pin, fabric manager and IMEX, what has its own numbers."""
+    found = {names.pinning: f"{version.split('.')[0]}-1"} if names.pinning else {}
+    for name in (*names.fabric_nvswitch, *names.fabric_nvlink5, *names.imex):
+        own = catalogue.support.get(name)
+        found[name] = own.newest if own else f"{version}-1"
+    return found
+
+
+def _libraries(catalogue: Catalogue, row: Distribution) -> Iterator[Offer]:
+    names = row.libraries
+    builds = [build for release in catalogue.torch for build in release.builds]
+    majors = [one.major for one in catalogue.cuda_majors]
+    releases = [one.release.split(".") for one in catalogue.cuda_releases]
+    for major, minor in releases:
+        for name in names.cuda:
+            yield Offer(name.format(major=major, minor=minor), f"{major}.{minor}.0-1", SIZE)
+    for version, major, name in product(
+        sorted({build.cudnn for build in builds}), majors, names.cudnn
+    ):
+        yield Offer(name.format(major=major), f"{version}-1", SIZE)
+    for version, (major, minor), name in product(
+        sorted({build.nccl for build in builds}), releases, names.nccl
+    ):
+        yield Offer(name, f"{version}-1+cuda{major}.{minor}", SIZE)
+    for part in ("dcgm", "container_toolkit"):
+        for name, major in product(getattr(names, part), majors):
+            yield Offer(name.format(major=major), catalogue.support[part].newest, SIZE)
