@@ -89,7 +89,8 @@ def read_apt(lines: list[str], root: bool, unknown: dict[str, str]) -> dict[str,
     daily = settings.get("APT::Periodic::Unattended-Upgrade", "0")
     off = settings.get("APT::Periodic::Enable", "1") == "0"
     upgrades = AutoUpgrades(enabled=daily not in {"0", ""} and not off, blacklist=tuple(blacklist))
-    return {"pins": tuple(pins), "sources": tuple(sources), "auto_upgrades": upgrades}
+    values = {"pins": tuple(pins), "sources": tuple(sources), "auto_upgrades": upgrades}
+    return values | {"streams": {}, "versionlocks": (), "own_versionlocks": ()}
 
 
 def _files(lines: list[str]) -> Iterator[tuple[str, str, list[str]]]:

@@ -12,7 +12,7 @@ from deploy.fleet.model import Model
 from deploy.rdma_facts import Rdma
 from deploy.setting_facts import GpuSettings
 
-PROBE_VERSION = 1
+PROBE_VERSION = 2
 
 Flavour = Literal["open", "closed"]
 
@@ -81,23 +81,29 @@ class Package(Model):
 
     version: str
     state: str
-    """dpkg's three letters, as `ii ` or `iF `; abbreviated to two: desired and actual."""
+    """dpkg's three letters, as `ii ` or `iF `; abbreviated to two: desired and actual. Of an rpm
+    `ii`, or `iF` when two versions of it are installed, which is how an interrupted transaction
+    leaves it."""
     held: bool
+    """On hold, or locked to a version by somebody else."""
 
 
 class Candidate(Model):
-    """What the host's own configured sources would install now (apt-cache policy)."""
+    """What the host's own configured sources would install now (apt-cache policy, or dnf from what
+    it had fetched before)."""
 
     candidate: str
     """"" when there is none."""
     origins: tuple[str, ...]
-    """Addresses (without credentials) that offer the candidate or the installed version."""
+    """Addresses (without credentials) that offer the candidate or the installed version; of dnf
+    the repository's id."""
     pin: str
-    """Priority of the candidate, as printed."""
+    """Priority of the candidate, as printed; "" where there are no priorities."""
 
 
 class Pin(Model):
-    """One stanza of an apt preferences file that matches packages of interest."""
+    """One stanza of an apt preferences file that matches packages of interest, or dnf's excludes
+    of such packages, which have priority -1."""
 
     path: str
     package: str
@@ -113,21 +119,23 @@ class Source(Model):
 
 
 class Dpkg(Model):
-    """Health of the package database."""
+    """Health of the package database, dpkg's or rpm's."""
 
     broken: tuple[str, ...]
-    """Packages that are unpacked, half-configured, half-installed or await triggers."""
+    """Packages that are unpacked, half-configured, half-installed or await triggers; of rpm those
+    installed in two versions."""
     interrupted: bool
     """dpkg's journal (/var/lib/dpkg/updates) is not empty."""
     lock_holder: str
-    """Command that holds dpkg's lock, or ""."""
+    """Command that holds the package system's lock, or ""."""
 
 
 class AutoUpgrades(Model):
     enabled: bool
-    """Packages are upgraded without an operator (unattended-upgrades or apt's periodic run)."""
+    """Packages are upgraded without an operator (unattended-upgrades, apt's periodic run or
+    dnf-automatic)."""
     blacklist: tuple[str, ...] = ()
-    """Patterns of package names that unattended-upgrades leaves alone."""
+    """Patterns of package names that it leaves alone."""
 
 
 class Service(Model):
@@ -246,6 +254,12 @@ class NodeFacts(Model):
     candidates: dict[str, Candidate] | None
     pins: tuple[Pin, ...] | None
     sources: tuple[Source, ...] | None
+    streams: dict[str, str] | None = {}
+    """Enabled dnf module streams by module: nvidia-driver -> 580-open."""
+    versionlocks: tuple[str, ...] | None = ()
+    """What somebody else locked with dnf's versionlock, as written there."""
+    own_versionlocks: tuple[str, ...] | None = ()
+    """What we locked there."""
     dpkg: Dpkg | None
     auto_upgrades: AutoUpgrades | None
     services: dict[str, Service] | None
@@ -256,7 +270,8 @@ class NodeFacts(Model):
     compiler: str | None
     """Version of c++, "" when there is none."""
     tools: tuple[str, ...] | None
-    """Which of curl, wget, gpgv, gpg, dkms, mokutil, flock, setsid, timeout are there."""
+    """Which of curl, wget, gpgv, gpg, dkms, mokutil, flock, setsid, timeout, dracut and dnf's
+    versionlock are there."""
     disks: dict[str, Disk] | None
     gpu_users: tuple[GpuUser, ...] | None
     slurm_jobs: tuple[SlurmJob, ...] | None

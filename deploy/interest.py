@@ -9,18 +9,22 @@ PACKAGES = (
     r"|gcc(-[0-9]+)?$|g[+][+](-[0-9]+)?$|make$|build-essential$"
     r"|python3$|python3([.][0-9]+)?-(venv|dev)$|libpython3([.][0-9]+)?-dev$"
     r"|unattended-upgrades$|initramfs-tools$|dracut$|kmod$|mokutil$|ca-certificates$|curl$"
-    r"|gnupg$|gpgv$|dpkg$|apt$|slurmd$|infiniband-diags$|gpufleet)"
+    r"|gnupg$|gpgv$|dpkg$|apt$|slurmd$|infiniband-diags$|gpufleet"
+    r"|(dkms|a?kmod)-nvidia|xorg-x11-drv-nvidia|kernel(-[a-z0-9]+)*$|gcc-c[+][+]$"
+    r"|python3([.][0-9]+)?-devel$|dnf$|dnf-automatic$|python3-dnf-plugin-versionlock$|rpm$"
+    r"|epel-release|oracle-epel-release|libibumad|doca|mlnx|rdma-core$)"
 )
 """POSIX extended regular expression (awk and Python read it alike) of the packages that concern
 the GPU stack, its prerequisites and its pinning. Names: research provisioning 2.6, 2.9, from
-NVIDIA's CUDA repository for Debian 12 and Debian's own archive, 2026-11."""
+NVIDIA's CUDA repositories for Debian, Ubuntu and EL, the archives of Debian and Ubuntu, RHEL, EPEL,
+RPM Fusion and ELRepo, 2026-11."""
 
 GPU_PACKAGES = r"nvidia|cuda|cudnn|nccl|datacenter-gpu|nvlsm|nvsdm"
 """Found anywhere in a name, a pin or a source: it concerns the vendor's stack."""
 
 DRIVER_PACKAGES = (
     r"^(nvidia-(kernel|dkms|open|driver|headless|legacy|tesla)|linux-modules-nvidia|cuda-drivers"
-    r"|libnvidia-(compute|ml1|gl)|libcuda1$)"
+    r"|libnvidia-(compute|ml1?$|gl)|libcuda1$|(dkms|a?kmod)-nvidia|xorg-x11-drv-nvidia)"
 )
 """At least one of these is installed wherever packages brought the driver."""
 
@@ -50,6 +54,30 @@ CANDIDATES = (
 """Packages whose candidate is asked for besides the installed ones of the vendor's stack and the
 headers of the installed kernels."""
 
+RPM_CANDIDATES = (
+    "dkms",
+    "gcc",
+    "gcc-c++",
+    "make",
+    "python3-devel",
+    "kernel-devel",
+    "python3-dnf-plugin-versionlock",
+    "epel-release",
+    "kmod-nvidia-open-dkms",
+    "kmod-nvidia-latest-dkms",
+    "nvidia-driver-cuda",
+    "nvidia-fabricmanager",
+    "libnccl",
+)
+"""The same for rpm."""
+
+FOREIGN_DRIVERS = (
+    r"^((akmod|kmod|dkms)-nvidia(-open)?$|kmod-nvidia-[0-9]+[.][0-9]+[.][0-9]+-.*[.](x86_64|aarch64)$"
+    r"|xorg-x11-drv-nvidia|nvidia-x11-drv)"
+)
+"""Packages of a driver that RPM Fusion (akmod-nvidia, xorg-x11-drv-nvidia), ELRepo (kmod-nvidia,
+nvidia-x11-drv) or negativo17 (dkms-nvidia) made; the vendor's own conflict with them."""
+
 SERVICES = (
     "nvidia-persistenced.service",
     "nvidia-fabricmanager.service",
@@ -65,6 +93,8 @@ SERVICES = (
     "unattended-upgrades.service",
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
+    "dnf-automatic.timer",
+    "dnf-automatic-install.timer",
     "display-manager.service",
     "docker.service",
     "containerd.service",

@@ -20,7 +20,7 @@ def read_kernel(found: dict[str, list[str]]) -> Kernel:
     """From the tagged lines of the probe's system part."""
     running = found["running"][0]
     installed = sorted(set(found["modules"]), key=release_order)
-    images = set(found["image"])
+    images = {*found["image"], *found["bls"]}
     bootable = [release for release in installed if release in images] or installed
     return Kernel(
         running=running,
@@ -44,7 +44,10 @@ def _chosen(found: dict[str, list[str]], bootable: list[str]) -> str:
     default = "".join(found["grub-default"][-1:]).strip("\"' ")
     saved = [*found["grub-next_entry"], *(found["grub-saved_entry"] if default == "saved" else [])]
     entry = next((words for words in saved if words), "") or default
-    menu = [release for release in found["grub-linux"] if release in bootable]
+    # Without entries in grub.cfg itself GRUB lists the boot loader's own, the newest first
+    # (Boot Loader Specification; blscfg of EL and Fedora).
+    entries = found["grub-linux"] or sorted(found["bls"], key=release_order, reverse=True)
+    menu = [release for release in entries if release in bootable]
     if re.fullmatch(r"\d+(>\d+)?", entry) and menu:
         top, _, inner = entry.partition(">")
         index = int(inner) + 1 if inner else int(top)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from deploy import interest
-from deploy.facts import PROBE_VERSION, NodeFacts
+from deploy.facts import PROBE_VERSION, NodeFacts, Package, Service
 from deploy.fleet.places import places
 from deploy.fleet.spec import NodeSpec
 from deploy.foreign import foreign_owners
 from deploy.probe_parts import FIELDS, READERS, Values
 from deploy.rdma_facts import SYMBOL as PEERMEM_SYMBOL
+from deploy.rpm_facts import locked_by_others
 from deploy.setting_facts import FIELDS as GPU_FIELDS
 
 MANIFEST_NAME = ".gpufleet-manifest"
@@ -58,6 +59,7 @@ def script(nonce: str, spec: NodeSpec) -> str:
         "EXPECTED": where.expected,
         "INTEREST": interest.PACKAGES,
         "POLICY": " ".join(interest.CANDIDATES),
+        "RPM_POLICY": " ".join(interest.RPM_CANDIDATES),
         "SERVICES": " ".join(interest.SERVICES),
         "MANIFEST": MANIFEST_COMMAND,
         "GPU_FIELDS": ",".join(GPU_FIELDS),
@@ -111,17 +113,39 @@ def parse(host: str, nonce: str, text: str) -> NodeFacts:
 
 def _join(values: Values) -> None:
     """What takes more than one part to tell."""
-    if (dpkg := values.get("dpkg")) and "lock_holder" in values:
-        values["dpkg"] = dpkg.model_copy(update={"lock_holder": values["lock_holder"]})
+    holders = [values.get(key, "") for key in ("lock_holder", "dnf_lock_holder")]
+    if (dpkg := values.get("dpkg")) and any(holders):
+        holder = ", ".join(filter(None, holders))
+        values["dpkg"] = dpkg.model_copy(update={"lock_holder": holder})
     upgrades, packages = values.get("auto_upgrades"), values.get("packages")
     if upgrades is None or packages is None:
         values["auto_upgrades"] = None
-    elif upgrades.enabled:
-        package = packages.get("unattended-upgrades")
-        timer = (values.get("services") or {}).get("apt-daily-upgrade.timer")
-        runs = timer is None or timer.enabled not in {"masked", "disabled"}
-        there = package is not None and package.state.endswith("i")
-        values["auto_upgrades"] = upgrades.model_copy(update={"enabled": there and runs})
+    else:
+        enabled = _upgrades_run(upgrades.enabled, packages, values.get("services") or {})
+        values["auto_upgrades"] = upgrades.model_copy(update={"enabled": enabled})
+    if packages is not None and (locks := values.get("versionlocks")):
+        values["packages"] = locked_by_others(packages, locks)
+
+
+def _upgrades_run(asked: bool, packages: dict[str, Package], services: dict[str, Service]) -> bool:
+    """Whether something upgrades packages by itself: the configuration asks for it, the program
+    is there, and its timer is not off. dnf-automatic-install.timer needs no configuration."""
+
+    def on(timer: str, unless_known: bool) -> bool:
+        unit = services.get(timer)
+        if unit is None or unit.load == "not-found":
+            return unless_known
+        return unit.enabled not in {"masked", "disabled"}
+
+    def there(name: str) -> bool:
+        return name in packages and packages[name].state.endswith("i")
+
+    return (asked and there("unattended-upgrades") and on("apt-daily-upgrade.timer", True)) or (
+        there("dnf-automatic")
+        and (
+            (asked and on("dnf-automatic.timer", False)) or on("dnf-automatic-install.timer", False)
+        )
+    )
 
 
 _PARTS = frozenset({field for fields in FIELDS.values() for field in fields} | {"foreign"})

@@ -228,10 +228,10 @@ dnf_candidates() {
             release=${directory##*/}
             printf 'kernel-devel-%s kernel-uek-devel-%s\n' "$release" "$release"
         done
-    ) $(rpm -qa --qf '%{NAME}\n' | grep -E 'nvidia|cuda|cudnn|nccl|datacenter-gpu')
+    )
     dnf -q -C --setopt=cachedir="$work/dnf/cache" --setopt=persistdir="$work/dnf/persist" \
-        --setopt=logdir="$work/dnf/log" --setopt=skip_if_unavailable=1 repoquery --latest-limit=1 \
-        --qf "candidate$tab%{name}$tab%{evr}$tab%{reponame}" "$@" </dev/null
+        --setopt=logdir="$work/dnf/log" --setopt=skip_if_unavailable=1 repoquery \
+        --qf "dnf$tab%{name}$tab%{arch}$tab%{evr}$tab%{reponame}" -- "$@" </dev/null
 }
 
 part_manager() {
@@ -267,8 +267,10 @@ dnf_configuration() {
         [ -f "$file" ] || continue
         if [ ! -r "$file" ]; then printf 'unreadable %s\n' "$file"; continue; fi
         printf 'file %s\n' "$file"
-        # Comments say nothing, except those that frame our own locks.
-        sed -n 's/^# gpufleet /c &/p; /^[[:space:]]*#/d; /^[[:space:]]*$/d; s/^/c /p' "$file" | head -c 65536
+        # Comments say nothing, except those that frame our own locks; passwords stay here.
+        sed -n '/^# gpufleet /{ s/^/c /p; d; }
+            /^[[:space:]]*\(#\|$\|\(proxy_\)\{0,1\}\(username\|password\)[[:space:]]*=\)/d
+            s/^/c /p' "$file" | head -c 65536
         echo
     done
     sed -n 's/^[[:space:]]*locklist[[:space:]]*=[[:space:]]*/locklist /p

@@ -23,6 +23,7 @@ from deploy.facts import (
 )
 from deploy.kernel_facts import read_kernel, read_modules
 from deploy.rdma_facts import read_cdi, read_rdma
+from deploy.rpm_facts import read_dnf, read_rpm_candidates, read_rpm_packages
 from deploy.setting_facts import read_params, read_settings
 from deploy.use_facts import read_slurm, read_users
 
@@ -220,13 +221,23 @@ def read_state(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
     return {"state": {key: value for key, equals, value in pairs if equals}}
 
 
+def _by_tag(start: str, here: Reader, otherwise: Reader) -> Reader:
+    """The reader of a part whose lines depend on the host's package system."""
+
+    def read(lines: list[str], root: bool, unknown: dict[str, str]) -> Values:
+        mine = lines[:1] != [] and lines[0].startswith(start)
+        return (here if mine else otherwise)(lines, root, unknown)
+
+    return read
+
+
 READERS: dict[str, Reader] = {
     "system": read_system,
     "pci": read_pci,
     "modules": read_modules,
-    "packages": read_packages,
-    "candidates": read_candidates,
-    "apt": read_apt,
+    "packages": _by_tag("rpm\t", read_rpm_packages, read_packages),
+    "candidates": _by_tag("dnf\t", read_rpm_candidates, read_candidates),
+    "manager": _by_tag("family apt", read_apt, read_dnf),
     "services": read_services,
     "environments": read_environments,
     "software": read_software,
@@ -248,7 +259,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "modules": ("modules", "mig"),
     "packages": ("packages", "dpkg"),
     "candidates": ("candidates",),
-    "apt": ("pins", "sources", "auto_upgrades"),
+    "manager": (
+        *("pins", "sources", "auto_upgrades"),
+        *("streams", "versionlocks", "own_versionlocks"),
+    ),
     "services": ("services",),
     "environments": ("environments", "pythons"),
     "software": ("cuda", "python", "compiler", "tools"),

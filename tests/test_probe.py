@@ -148,14 +148,14 @@ BEGIN = GOOD.index(f"{NONCE} begin")
         (GOOD[: GOOD.rindex(f"{NONCE} end")], "breaks off"),
         (GOOD.replace("|running ", "motd\n|running "), "other output is mixed into it"),
         (GOOD.replace("|running ", "|forged x\n|running "), "lost or gained lines"),
-        (GOOD.replace(" begin 1 ", " begin 2 "), "version 2, wanted 1"),
-        (GOOD.replace(" begin 1 0 root", " begin 1 0"), "first line is damaged"),
+        (GOOD.replace(" begin 2 ", " begin 1 "), "version 1, wanted 2"),
+        (GOOD.replace(" begin 2 0 root", " begin 1 0"), "first line is damaged"),
         (GOOD.replace(f"{NONCE} part state", f"{NONCE} part pci"), "out of place"),
         (GOOD.replace(f"{NONCE} end 15", f"{NONCE} end 14"), "out of place"),
         (GOOD + "x" * 3_000_000, "characters"),
         (GOOD.replace(NONCE, "gpufleet-ffffffffffffffff"), "never began"),
-        (f"\n{NONCE} begin 1 0 root\n{NONCE} nowhere-to-write\n", "none of /dev/shm"),
-        (f"\n{NONCE} begin 1 0 root\n{NONCE} end 0\n", "part system is missing"),
+        (f"\n{NONCE} begin 2 0 root\n{NONCE} nowhere-to-write\n", "none of /dev/shm"),
+        (f"\n{NONCE} begin 2 0 root\n{NONCE} end 0\n", "part system is missing"),
     ],
     ids=range(14),
 )
@@ -229,7 +229,7 @@ def test_damage_is_noticed_or_harmless(data: st.DataObject) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_any_text_is_refused(before: str, after: str) -> None:
-    for answer in (before, f"{before}\n{NONCE} begin 1 0 root\n{after}"):
+    for answer in (before, f"{before}\n{NONCE} begin 2 0 root\n{after}"):
         with pytest.raises(BadProbe):
             parse("h1", NONCE, answer)
 
