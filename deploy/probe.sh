@@ -546,7 +546,7 @@ part_rdma() {
 
 part_cdi() {
     for file in /etc/cdi/*.yaml /etc/cdi/*.json /run/cdi/*.yaml /run/cdi/*.json; do
-        [ -r "$file" ] && grep -q 'nvidia\.com/gpu' "$file" || continue
+        grep -qs 'nvidia\.com/gpu' "$file" || continue
         printf 'cdi %s %s\n' "$file" \
             "$(sed -n 's/.*libcuda\.so\.\([0-9][0-9]*\.[0-9.]*[0-9]\).*/\1/p' "$file" | head -n 1)"
     done

@@ -151,7 +151,7 @@ BEGIN = GOOD.index(f"{NONCE} begin")
         (GOOD.replace(" begin 2 ", " begin 1 "), "version 1, wanted 2"),
         (GOOD.replace(" begin 2 0 root", " begin 1 0"), "first line is damaged"),
         (GOOD.replace(f"{NONCE} part state", f"{NONCE} part pci"), "out of place"),
-        (GOOD.replace(f"{NONCE} end 15", f"{NONCE} end 14"), "out of place"),
+        (GOOD.replace(f"{NONCE} end 19", f"{NONCE} end 18"), "out of place"),
         (GOOD + "x" * 3_000_000, "characters"),
         (GOOD.replace(NONCE, "gpufleet-ffffffffffffffff"), "never began"),
         (f"\n{NONCE} begin 2 0 root\n{NONCE} nowhere-to-write\n", "none of /dev/shm"),
