@@ -15,7 +15,7 @@ FIELDS = (
     *("ecc.mode.current", "ecc.mode.pending", "power.limit", "power.min_limit"),
     "power.max_limit",
 )
-"""Columns of `nvidia-smi --query-gpu`, as `nvidia-smi --help-query-gpu` names them (580, 2026-11)."""
+"""Columns of `nvidia-smi --query-gpu`, as its --help-query-gpu names them (branch 580, 2026-11)."""
 
 
 class GpuSettings(Model):
@@ -33,7 +33,7 @@ class GpuSettings(Model):
     mig_instances: tuple[str, ...] | None
     """Profiles of its GPU instances, sorted; None when MIG is on and this user may not see them."""
     mig_devices: tuple[str, ...] | None
-    """Profiles of the devices in them, sorted: one each when it has its default compute instance."""
+    """Profiles of the devices in them, sorted: one each where there is its default one."""
     mig_profiles: tuple[str, ...]
     """Profiles that it offers; known only while MIG is on."""
     ecc: bool | None
