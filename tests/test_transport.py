@@ -52,6 +52,13 @@ def test_output_errors_and_status(connection: Connection) -> None:
     assert connection.run("true", timeout_s=20).ok
 
 
+def test_pyinfras_own_runner_keeps_the_ends_of_lines() -> None:
+    said = {"fake_responses": {"ask": "one\ntwo"}, "fake_delay": 0.0, "fake_delay_jitter": 0.0}
+    there = connect(named_hosts("@fake/a", said).hosts["@fake/a"])
+    assert there.run("ask", timeout_s=5).out == "one\ntwo\n"
+    assert there.run("something else", timeout_s=5).out == ""
+
+
 @pytest.mark.parametrize(
     "text",
     [

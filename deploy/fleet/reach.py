@@ -229,9 +229,14 @@ def run_through_pyinfra(
     except (PyinfraError, OSError) as error:
         return Result(None, "", "", time.monotonic() - started, str(error)[:300])
     seconds = time.monotonic() - started
-    if len(output.stdout) + len(output.stderr) > limit:
+    # pyinfra keeps lines without their ends; an answer whose last line has none looks cut off.
+    out, err = (
+        "".join(f"{line}\n" for line in lines)
+        for lines in (output.stdout_lines, output.stderr_lines)
+    )
+    if len(out) + len(err) > limit:
         return Result(None, "", "", seconds, f"printed more than {limit} bytes")
-    return Result(0 if ok else 1, output.stdout, output.stderr, seconds, "")
+    return Result(0 if ok else 1, out, err, seconds, "")
 
 
 def data_of(host: PyinfraHost) -> dict[str, Any]:
