@@ -1,11 +1,11 @@
 """Answers for a whole fleet: from its lock, or solved now.
 
 Touches hosts only to ask what their repository offers: one host per repository, the answer kept
-for the run. Each host is solved alone.
+for the run. Each host is solved alone, but for what `same_torch` asks.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 
 from deploy.available import Asked, ask_in_turn
@@ -14,9 +14,10 @@ from deploy.environment import Resolver
 from deploy.facts import NodeFacts
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet
+from deploy.fleet.spec import NONE
 from deploy.fleet.transport import Unreachable, connect
 from deploy.lock import HostLock, Lock, spec_digest
-from deploy.solve import Answer, Place, choose, complete, place
+from deploy.solve import Answer, Beside, Case, Common, Place, choose_all, complete, place
 from deploy.solving.fits import check_fit
 from deploy.solving.lifecycle import lifecycle
 from deploy.solving.offers import Available, Unavailable
@@ -40,16 +41,21 @@ def on_terminal(text: str) -> None:
 
 
 def answers(
-    fleet: Fleet, survey: Survey, lock: Lock | None, say: Say = on_terminal
+    fleet: Fleet,
+    survey: Survey,
+    lock: Lock | None,
+    say: Say = on_terminal,
+    whole: Fleet | None = None,
 ) -> dict[str, Solution]:
     """One solution per host of the fleet.
 
     With a lock: the locked stacks, each checked against what the host is now; without one, every
-    host is solved. A host without facts is Blocked as unreachable. Raises WrongInput, before
-    anything is asked of a host, when the lock does not answer the inventory.
+    host is solved; `whole` is then the inventory that `fleet` is a part of. A host without facts
+    is Blocked as unreachable. Raises WrongInput, before anything is asked of a host, when the lock
+    does not answer the inventory.
     """
     if lock is None:
-        return solve_fleet(fleet, survey, say)
+        return solve_fleet(fleet, survey, say, whole)
     stale = list(_stale(fleet, lock))
     if stale:
         raise WrongInput(stale)
@@ -136,18 +142,28 @@ def chosen(stack: Stack) -> dict[str, str]:
     return parts
 
 
-def solve_fleet(fleet: Fleet, survey: Survey, say: Say = on_terminal) -> dict[str, Solution]:
-    """Every host solved now, each alone."""
+def solve_fleet(
+    fleet: Fleet,
+    survey: Survey,
+    say: Say = on_terminal,
+    whole: Fleet | None = None,
+    lock: Lock | None = None,
+) -> dict[str, Solution]:
+    """Every host solved now, each alone, and one torch for the hosts of a `same_torch` group.
+
+    `whole` is the inventory that `fleet` is a part of: hosts of a group that are not in `fleet`,
+    or do not answer, count as `lock` has them.
+    """
     catalogue = load()
-    today = _today()
     offered = _offered(fleet, survey, catalogue, say)
-    found: dict[str, Answer] = {}
+    asked: dict[str, Case] = {}
     for name, host in fleet.hosts.items():
         if name in survey.facts:
             facts = survey.facts[name]
             needed = place(host.spec, facts, catalogue)
             available = offered[needed] if needed else Unavailable("it was not asked")
-            found[name] = choose(host.spec, facts, catalogue, available, today)
+            asked[name] = Case(host.spec, facts, available)
+    found = choose_all(asked, catalogue, _today(), beside(whole or fleet, asked, lock))
     resolve = Resolver()
     wishes = {answer.environment for answer in found.values() if answer.environment}
     if wishes:
@@ -156,6 +172,29 @@ def solve_fleet(fleet: Fleet, survey: Survey, say: Say = on_terminal) -> dict[st
     return {
         name: _finished(found[name], resolve) if name in found else no_facts(survey, name)
         for name in fleet.hosts
+    }
+
+
+def beside(fleet: Fleet, solved: Iterable[str], lock: Lock | None) -> dict[str, Beside]:
+    """Hosts of `same_torch` groups that are not solved now, by word: as the lock has them, where
+    it answers their wishes of today."""
+    locked: dict[str, dict[str, Common]] = {}
+    absent: dict[str, list[str]] = {}
+    for name in sorted(set(fleet.hosts) - set(solved)):
+        spec = fleet.hosts[name].spec
+        if not spec.same_torch or spec.torch == NONE:
+            continue
+        entry = lock.hosts.get(name) if lock else None
+        stack = lock.stack_of(name) if lock and entry else None
+        if entry and entry.spec == spec_digest(spec) and stack and stack.environment:
+            one = stack.environment
+            common = Common(one.torch, one.build, one.python)
+            locked.setdefault(spec.same_torch, {})[name] = common
+        else:
+            absent.setdefault(spec.same_torch, []).append(name)
+    return {
+        word: Beside(locked.get(word, {}), tuple(absent.get(word, ())))
+        for word in sorted({*locked, *absent})
     }
 
 

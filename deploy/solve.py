@@ -1,12 +1,12 @@
 """From wish, facts, catalogue and what is offered to one exact answer. Pure.
 
-`choose` answers for one host alone; equal hosts share the work. The parts of the search are in
-`deploy/solving/`. Where there is no answer, the same search run on nearby wishes says what would
-have one, so that every suggestion is known to solve.
+`choose` answers for one host alone, `choose_all` for a fleet; equal hosts share the work. The
+parts of the search are in `deploy/solving/`. Where there is no answer, the same search run on
+nearby wishes says what would have one, so that every suggestion is known to solve.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 
@@ -21,9 +21,21 @@ from deploy.solving.place import Place, place
 from deploy.solving.refusal import Refused
 from deploy.solving.situation import Situation, situation
 from deploy.solving.software import choose_software
+from deploy.solving.together import Common, Group, Member, agree
 from deploy.stack import Blocked, Reason, Solution, Stack, TorchEnvironment
 
-__all__ = ["Answer", "EnvironmentWish", "Place", "choose", "complete", "place"]
+__all__ = [
+    "Answer",
+    "Beside",
+    "Case",
+    "Common",
+    "EnvironmentWish",
+    "Place",
+    "choose",
+    "choose_all",
+    "complete",
+    "place",
+]
 
 
 @dataclass(frozen=True)
@@ -53,21 +65,105 @@ def choose(
 
     `today` only decides warnings about ends of life, never a version.
     """
-    try:
-        seen = situation(spec, facts, catalogue)
-    except Refused as reason:
-        return Answer(_blocked(facts.host, reason.of(facts.host)))
-    shared = _shared(spec, seen, catalogue, available, today)
-    if isinstance(shared, _Unanswered):
-        return Answer(_blocked(facts.host, shared.refused.of(facts.host, shared.unblock)))
+    found = choose_all({facts.host: Case(spec, facts, available)}, catalogue, today)
+    return found[facts.host]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One host of a fleet: what is wished, found and offered."""
+
+    spec: NodeSpec
+    facts: NodeFacts
+    available: Available | Unavailable
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Hosts of a `same_torch` group that are not solved now."""
+
+    locked: Mapping[str, Common] = field(default_factory=dict)
+    """They keep what the lock says."""
+    absent: tuple[str, ...] = ()
+    """They have neither facts nor a lock."""
+
+
+def choose_all(
+    hosts: Mapping[str, Case],
+    catalogue: Catalogue,
+    today: date,
+    beside: Mapping[str, Beside] | None = None,
+) -> dict[str, Answer]:
+    """The answers of a fleet: each host alone, and then one torch for every group of `same_torch`.
+
+    A host that names no group has the same answer whoever stands beside it. `beside` is by word.
+    """
+    members: dict[str, Member] = {}
+    answers: dict[str, Answer] = {}
+    for name, one in hosts.items():
+        try:
+            seen = situation(one.spec, one.facts, catalogue)
+        except Refused as reason:
+            answers[name] = Answer(_blocked(name, reason.of(name)))
+            continue
+        members[name] = Member(one.spec, seen, one.available)
+        answers[name] = _answer(name, _shared(one.spec, seen, catalogue, one.available, today))
+    for group in _groups(hosts, members, answers, beside or {}):
+        answers.update(_together(group, catalogue, today))
+    return answers
+
+
+def _answer(name: str, found: "Answered | _Unanswered") -> Answer:
+    if isinstance(found, _Unanswered):
+        return Answer(_blocked(name, found.refused.of(name, found.unblock)))
     solution = Solution(
-        host=facts.host,
-        stack=shared.stack,
+        host=name,
+        stack=found.stack,
         blocked=None,
-        reasons=shared.reasons,
-        warnings=shared.warnings,
+        reasons=found.reasons,
+        warnings=found.warnings,
     )
-    return Answer(solution, shared.environment)
+    return Answer(solution, found.environment)
+
+
+def _groups(
+    hosts: Mapping[str, Case],
+    members: Mapping[str, Member],
+    answers: Mapping[str, Answer],
+    beside: Mapping[str, Beside],
+) -> Iterator[Group]:
+    """Groups with a member to solve. A host that wants no torch counts in none."""
+    words = dict.fromkeys(one.spec.same_torch for one in hosts.values() if one.spec.same_torch)
+    for word in words:
+        named = [name for name, one in hosts.items() if one.spec.same_torch == word]
+        counting = {name: members[name] for name in named if answers[name].environment}
+        stuck = tuple(name for name in named if answers[name].solution.blocked)
+        others = beside.get(word, Beside())
+        if counting:
+            yield Group(word, counting, others.locked, (*stuck, *others.absent))
+
+
+def _together(group: Group, catalogue: Catalogue, today: date) -> dict[str, Answer]:
+    solved: dict[Member, Answered | Refused] = {}
+
+    def solve(member: Member) -> Answered:
+        if member not in solved:
+            try:
+                solved[member] = _solve(
+                    member.spec, member.seen, catalogue, member.available, today
+                )
+            except Refused as reason:
+                solved[member] = reason
+        found = solved[member]
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    try:
+        agreed = agree(group, catalogue, solve)
+    except Refused as reason:
+        return {name: Answer(_blocked(name, reason.of(name))) for name in group.members}
+    return {name: _answer(name, found) for name, found in agreed.items()}
 
 
 def _blocked(host: str, blocked: Blocked) -> Solution:

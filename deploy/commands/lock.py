@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         with Waiting("looking", todo.hosts, sys.stderr) as waiting:
             found = survey(todo, keep_open=True, ended=waiting.ended)
         try:
-            solutions = solve_fleet(todo, found)
+            solutions = solve_fleet(todo, found, whole=fleet, lock=old)
         finally:
             found.close()
     return finish(fleet, solutions, old, path, as_json=arguments.json)

@@ -37,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    fleet = read_inventory(arguments.inventory)
-    if arguments.limit is not None:
-        fleet = fleet.limit(arguments.limit)
+    whole = read_inventory(arguments.inventory)
+    fleet = whole.limit(arguments.limit) if arguments.limit is not None else whole
     if arguments.explain is not None:
         fleet = _only(fleet, arguments.explain)
     _writable(arguments.json)
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     say = sys.stderr if arguments.json == "-" else sys.stdout
     with Waiting("looking", fleet.hosts, sys.stderr) as waiting:
         found = survey(fleet, ended=waiting.ended)
-    solutions = answers(fleet, found, lock)
+    solutions = answers(fleet, found, lock, whole=whole)
     plans = make_plans(fleet, found, solutions)
     view = View(
         fleet=fleet.name,
@@ -64,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     code = exit_code(view, check=arguments.check)
     if arguments.explain in plans:
         # A lock holds answers, not reasons: those come from solving once more, today.
-        today = solve_fleet(fleet, found)[arguments.explain] if lock else None
+        today = None
+        if lock is not None:
+            today = solve_fleet(fleet, found, whole=whole, lock=lock)[arguments.explain]
         lines = explain(solutions[arguments.explain], plans[arguments.explain], today)
     else:
         lines = render(view)
