@@ -173,7 +173,7 @@ def test_locked_members_are_not_moved_by_one_that_joins() -> None:
 def test_who_stands_beside_is_read_from_the_lock_when_it_answers_todays_wishes() -> None:
     wished, other = NodeSpec(same_torch="train"), NodeSpec(same_torch="train", torch="2.13")
     specs = {"h1": wished, "h2": wished, "h3": other, "h4": wished, "x1": NodeSpec()}
-    fleet = Fleet("lab", "lab.py", {name: _host(name, spec) for name, spec in specs.items()})
+    fleet = Fleet("lab", None, {name: _host(name, spec) for name, spec in specs.items()})
     stack = solved("l40s").model_copy(update={"environment": environment()})
     entry = HostLock(stack=stack.id, spec=spec_digest(wished))
     lock = Lock(stacks={stack.id: stack}, hosts=dict.fromkeys(("h1", "h2", "h3", "x1"), entry))
