@@ -27,7 +27,7 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     packages = known(facts, "packages", facts.packages)
     lacks = difference(driver.packages, packages)
     found = _pinned(wanted, facts, driver, lacks) + _installed(wanted, facts, driver, lacks)
-    return found + module.steps(NAME, driver, facts, changes=bool(lacks))
+    return found + module.steps(NAME, wanted, facts, changes=bool(lacks))
 
 
 def _pinned(

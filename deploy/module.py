@@ -5,6 +5,7 @@ DKMS fails silently until the next boot, so the module of the next kernel is loo
 one, which the plan decides from what is loaded.
 """
 
+from deploy import module_options
 from deploy.facts import Flavour, Modules, NodeFacts
 from deploy.idle import MUST_BE_IDLE, SERVICES
 from deploy.kernels import wanted_kernels
@@ -12,7 +13,7 @@ from deploy.known import known
 from deploy.record import STOPPED, recorder
 from deploy.shell import assign, script, words
 from deploy.stack import Driver
-from deploy.steps import Command, Step
+from deploy.steps import Command, Step, Wanted
 
 MODULES = ("nvidia_peermem", "gdrdrv", "nvidia_fs", "nvidia_drm", "nvidia_modeset", "nvidia_uvm")
 """What is unloaded before the module `nvidia`, in this order (research: provisioning 2.12)."""
@@ -55,6 +56,11 @@ _LOAD = """\
 loaded() { cat /sys/module/nvidia/version 2>/dev/null || :; }
 as_wanted() {
     [ "$(loaded)" = "$version" ] || return 1
+    for option in $options; do
+        name=${option%%=*}
+        shown=$(sed -n "s/^$name: //p" /proc/driver/nvidia/params | tr -d '"')
+        [ "$shown" = "${option#*=}" ] || return 1
+    done
     case "$(cat /proc/driver/nvidia/version)" in
         *'Open Kernel Module'*) [ "$flavour" = open ] ;;
         *) [ "$flavour" = closed ] ;;
@@ -105,7 +111,8 @@ _UNLOAD = """\
 fi
 finish
 if ! as_wanted; then
-    echo "loaded is '$(loaded)', wanted $version ($flavour)" >&2
+    echo "loaded is '$(loaded)', wanted $version ($flavour) ${options:+with $options}" >&2
+    [ -z "$options" ] || grep -rs NVreg_ /etc/modprobe.d /usr/lib/modprobe.d >&2 || :
     exit 1
 fi
 """
@@ -116,10 +123,14 @@ def make_log(driver: Driver) -> str:
     return f"/var/lib/dkms/nvidia*/{driver.version}/build/make.log"
 
 
-def steps(layer: str, driver: Driver, facts: NodeFacts, *, changes: bool) -> list[Step]:
-    """On disk for both kernels, then loaded; `changes` tells that the packages change as well."""
+def steps(layer: str, wanted: Wanted, facts: NodeFacts, *, changes: bool) -> list[Step]:
+    """On disk for both kernels, then loaded with its options; `changes` tells that the packages
+    change as well. Nothing without a driver."""
+    driver = wanted.stack.driver
+    if driver is None:
+        return []
     built = _built(layer, facts, driver, changes=changes)
-    return built + (_loaded(layer, facts, driver) or _owed(layer, facts))
+    return built + (_loaded(layer, wanted, facts, driver) or _owed(layer, facts))
 
 
 def built_for(modules: Modules, kernel: str, driver: Driver) -> bool:
@@ -177,12 +188,16 @@ def runs(modules: Modules, driver: Driver) -> bool:
     }
 
 
-def _loaded(layer: str, facts: NodeFacts, driver: Driver) -> list[Step]:
+def _loaded(layer: str, wanted: Wanted, facts: NodeFacts, driver: Driver) -> list[Step]:
     modules = known(facts, "modules", facts.modules)
     kernel = known(facts, "kernel", facts.kernel)
-    if runs(modules, driver) or kernel.running not in wanted_kernels(facts):
+    options = module_options.parameters(wanted.spec.module_options)
+    other = module_options.differing(wanted, facts)
+    if (runs(modules, driver) and not other) or kernel.running not in wanted_kernels(facts):
         return []
-    if modules.loaded_version:
+    if runs(modules, driver):
+        why = "loaded with " + ", ".join(f"{name}={found}" for name, found in other.items())
+    elif modules.loaded_version:
         why = f"{_named(modules.loaded_version, modules.loaded_flavour)} is loaded"
     elif modules.nouveau_loaded:
         why = "nouveau is loaded"
@@ -193,12 +208,14 @@ def _loaded(layer: str, facts: NodeFacts, driver: Driver) -> list[Step]:
         flavour=driver.flavour,
         services=" ".join(SERVICES),
         modules=" ".join(MODULES),
+        options=" ".join(f"{name}={value}" for name, value in options.items()),
     )
     unload = modules.loaded_version != ""
     return [
         Step(
             layer=layer,
-            title=f"driver {driver.version} ({driver.flavour} modules) is loaded",
+            title=f"driver {driver.version} ({driver.flavour} modules) is loaded"
+            + (" with its options" if options else ""),
             why=why,
             commands=(
                 Command(
