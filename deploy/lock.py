@@ -23,7 +23,7 @@ from deploy.persistence import UNIT as PERSISTENCE
 from deploy.stack import Stack
 from deploy.torch_env import versions
 
-VERSION = 2
+VERSION = 3
 ABOUT = "Written by `gpufleet lock`. Review it, commit it, change it with that command only."
 
 DECIDES = frozenset(

@@ -74,8 +74,8 @@ class ManagedPython(Model):
     """As 3.12.12."""
     key: str
     """uv's name of the build, as cpython-3.12.12-linux-x86_64-gnu."""
-    url: str = ""
-    """Where the build is; "" when uv's own list (of the locked uv) names it."""
+    url: str
+    """Where the build is, as uv's own list (of the locked uv) or the site's names it."""
     sha256: str = ""
     """Of the build's archive; "" when uv's own list (of the locked uv) pins it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 
@@ -10,7 +11,9 @@ import pytest
 from deploy import cuda, os_base, pins, repository
 from deploy.apt import SOURCE
 from deploy.fleet.places import SYSTEM
+from tests.fleet import small_python
 from tests.fleet.live import LiveFleet
+from tests.fleet.small_python import Site
 from tests.fleet.test_layers import DRIVER_ONLY, NEW, OLD, fresh, loaded, opened
 from tests.fleet.thin import Node
 
@@ -337,3 +340,103 @@ class TestEnvironment:
         done = torch.converge()
         assert "waiting for another build on this host" in done[0].said
         assert ".build-dead.1" not in torch.root("ls -A /opt/gpufleet/envs").split()
+
+
+OLD_PYTHON = """\
+rm /usr/bin/python3
+cat >/usr/bin/python3 <<'EOF'
+#!/bin/sh
+case "$*" in -V) echo Python 3.9.2 ;; *) exec /usr/bin/python3.11 "$@" ;; esac
+EOF
+chmod 755 /usr/bin/python3
+install -D /dev/null /usr/lib/python3.9/ensurepip/__init__.py
+install -D /dev/null /usr/include/python3.9/Python.h
+"""
+"""The node's python3 says that it is one which no torch of today has wheels for."""
+
+
+NEW_PYTHON = "ln -sf python3.11 /usr/bin/python3"
+
+
+@pytest.fixture(scope="module")
+def site(torch: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A list of Pythons that a node with an old one of its own can reach."""
+    with small_python.site(torch.live, torch.name, tmp_path_factory.mktemp("site")) as made:
+        torch.root(OLD_PYTHON)
+        yield made
+        torch.root(NEW_PYTHON)
+
+
+class TestOtherKinds:
+    """A Python that uv brings, and venv in uv's place, one after the other on one node."""
+
+    USER = "systemd-run -q --unit user-of-python --uid trainer /opt/gpufleet/env/bin/python -c "
+
+    def test_a_python_of_another_hash_is_refused(self, torch: Node, site: Site) -> None:
+        before, kept = current(torch), torch.wanted
+        url = site.offer("0" * 64)
+        torch.want(**TORCH, python="3.11", python_downloads=url)
+        plan = torch.plan()
+        assert plan.steps[0].title == "Python 3.11.2 is installed below /opt/gpufleet/python"
+        assert plan.steps[0].why == "the host's own is 3.9.2"
+        done = torch.run(plan.steps)
+        assert done[-1].rc == 1
+        said = done[-1].said
+        true = hashlib.sha256((site.folder / small_python.ARCHIVE).read_bytes()).hexdigest()
+        assert f"{site.url}/{small_python.ARCHIVE}" in said
+        assert "0" * 64 in said
+        assert true in said
+        assert "gpufleet lock INVENTORY --upgrade python" in said
+        assert current(torch) == before
+        assert torch.root("ls -A /opt/gpufleet/python").strip() == ""
+        assert kept is not None
+        torch.spec, torch.wanted = kept.spec, kept
+
+    def test_a_python_that_the_distribution_lacks_is_brought(self, torch: Node, site: Site) -> None:
+        before = current(torch)
+        wish = torch.want(**TORCH, python="3.11", python_downloads=site.offer())
+        assert wish.stack.environment is not None
+        assert wish.stack.environment.managed_python is not None
+        torch.converge()
+        assert current(torch) != before
+        (build,) = torch.facts().pythons or ()
+        said = torch.root(f"{TestEnvironment.PYTHON} -c 'import sys; print(sys.base_prefix)'")
+        assert said.strip().startswith(f"/opt/gpufleet/python/{build.name}/")
+        assert torch.root("find /opt/gpufleet ! -type l -perm /022 | head -n 3") == ""
+        assert torch.titles() == []
+        home = f"/opt/gpufleet/python/{build.name}/{small_python.KEY}"
+        torch.root(f"rm {home}/lib/python3.11/json/__init__.py")
+        (step,) = torch.plan().steps
+        assert step.why == "files differ from those that were installed"
+        torch.converge()
+        torch.root(f"{TestEnvironment.PYTHON} -c 'import torch, json'")
+
+    def test_venv_in_uvs_place_and_running_processes_keep_their_python(
+        self, torch: Node, site: Site
+    ) -> None:
+        torch.root(f"{self.USER} 'import time; time.sleep(600)'")
+        torch.root(NEW_PYTHON)
+        first = torch.want(**TORCH).stack.environment
+        second = torch.want(**TORCH, env="venv").stack.environment
+        assert first is not None
+        assert second is not None
+        assert first.id != second.id
+        assert first.requirements == second.requirements
+        torch.converge()
+        assert torch.root("cat /opt/gpufleet/env/pyvenv.cfg").count("build") == 0
+        program = "/opt/gpufleet/env/bin/torchrun --help | head -n 1"
+        assert "usage: torchrun" in torch.root(f"su trainer -s /bin/sh -c '{program}'")
+        locked = {line.partition("==")[0] for line in second.requirements}
+        mine = next(one for one in torch.facts().environments or () if one.current)
+        assert set(mine.wheels) == locked
+        torch.root("systemctl is-active user-of-python")
+
+    def test_a_python_goes_when_nothing_uses_it(self, torch: Node, site: Site) -> None:
+        torch.want(**TORCH)
+        torch.converge()
+        assert len(torch.facts().pythons or ()) == 1  # a process still runs on it
+        torch.root("systemctl stop user-of-python")
+        (step,) = torch.plan().steps
+        assert step.title.startswith("unused Pythons are gone: cpython-3.11.2-linux-x86_64-gnu.")
+        torch.converge()
+        assert torch.root("ls -A /opt/gpufleet/python").strip() == ""

@@ -1,0 +1,91 @@
+"""A small build of Python in the form that uv installs, from a node's own interpreter, and a site's
+list of downloads that names it. Served by the simulated vendor's web server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fleet.live import LiveFleet
+from tests.sim import vendor
+
+VERSION = "3.11.2"
+"""Of Debian 12, of which the nodes are."""
+KEY = f"cpython-{VERSION}-linux-x86_64-gnu"
+ARCHIVE = "cpython-install_only.tar.gz"
+
+PACK = """\
+cd /usr
+tar -c --transform 's,^,python/,' \\
+    --exclude=__pycache__ --exclude=test --exclude=idlelib --exclude=tkinter --exclude='config-*' \\
+    bin/python3.11 lib/python3.11 | gzip -1 | base64 -w 0
+"""
+
+
+@dataclass
+class Site:
+    """A folder of the site's, as its web server shows it."""
+
+    folder: Path
+    url: str
+
+    def offer(self, sha256: str = "") -> str:
+        """Write the list of downloads, with this hash instead of the true one; its address."""
+        true = hashlib.sha256((self.folder / ARCHIVE).read_bytes()).hexdigest()
+        major, minor, patch = (int(part) for part in VERSION.split("."))
+        entry = {
+            "name": "cpython",
+            "arch": {"family": "x86_64", "variant": None},
+            "os": "linux",
+            "libc": "gnu",
+            "major": major,
+            "minor": minor,
+            "patch": patch,
+            "prerelease": "",
+            "url": f"{self.url}/{ARCHIVE}",
+            "sha256": sha256 or true,
+            "variant": None,
+            "build": None,
+        }
+        name = f"list-{sha256[:4] or 'true'}.json"
+        (self.folder / name).write_text(json.dumps({KEY: entry}))
+        return f"{self.url}/{name}"
+
+
+@contextmanager
+def site(live: LiveFleet, node: str, folder: Path) -> Iterator[Site]:
+    """A build of this node's Python, served on the fleet's network."""
+    packed = live.root(node, PACK).ok()
+    (folder / ARCHIVE).write_bytes(base64.b64decode(packed))
+    gateway = str(live.document["gateway"])
+    with socket.socket() as free:
+        free.bind((gateway, 0))
+        port = free.getsockname()[1]
+    command = vendor.serve_command(folder, gateway, port)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _wait(gateway, port)
+            yield Site(folder, f"http://{gateway}:{port}")
+        finally:
+            server.kill()
+
+
+def _wait(address: str, port: int) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((address, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError(f"nobody serves at {address}:{port} (pid {os.getpid()} waited)")
