@@ -6,6 +6,7 @@ simulated first, and refused when it would touch a GPU package that nobody named
 anything that the plan does not expect to go.
 """
 
+import re
 import shlex
 from collections.abc import Iterable
 
@@ -67,7 +68,8 @@ if ! simulate "$@"; then
     fi
 fi
 judge() {
-    WANTED=" $wanted " MAY_GO=" $may_go " MAY_BE="$may_be" GPU="$gpu" awk '
+    WANTED=" $wanted " ALSO=" $also " ALSO_LIKE="$also_like" MAY_GO=" $may_go " \\
+        MAY_BE="$may_be" GPU="$gpu" awk '
         function known(list, word) { return index(ENVIRON[list], " " word " ") > 0 }
         $1 == "Remv" || $1 == "Purg" {
             name = $2; sub(/:.*/, "", name)
@@ -78,7 +80,8 @@ judge() {
             field = substr($3, 1, 1) == "[" ? $4 : $3
             version = substr(field, 2); upstream = version
             sub(/^[0-9]+:/, "", upstream); sub(/-[^-]*$/, "", upstream)
-            if (known("WANTED", name "=" version)) next
+            if (known("WANTED", name "=" version) || known("ALSO", name)) next
+            if (ENVIRON["ALSO_LIKE"] != "" && name ~ ENVIRON["ALSO_LIKE"]) next
             if (known("MAY_GO", name) && upstream == ENVIRON["MAY_BE"]) next
             if (index(ENVIRON["WANTED"], " " name "=") || name ~ ENVIRON["GPU"]) {
                 print "it would put " name " at " version ", which is not in the lock"; bad = 1
@@ -147,6 +150,7 @@ def transaction(
     remove: Iterable[str] = (),
     may_go: Iterable[str] = (),
     may_be: str = "",
+    also: Iterable[str] = (),
     held: Iterable[str] = (),
     conffiles: str = "confold",
     before: str = "",
@@ -156,8 +160,10 @@ def transaction(
     """One apt transaction that puts `pins` at their exact versions.
 
     `remove` leaves in the same transaction, with its configuration files. `may_go` are packages
-    outside the lock that apt may remove, or bring to upstream version `may_be`. `held` are holds
-    on those that may go. `before` runs when everything is downloaded, right before the change.
+    outside the lock that apt may remove, or bring to upstream version `may_be`. `also` come along
+    at the version that apt finds; the parts that signed modules of a kernel are made of do, too.
+    `held` are holds on those that may go. `before` runs when everything is downloaded, right
+    before the change.
     Safe to run again after any interruption: apt finishes what dpkg had begun.
     """
     arguments = ["install", "--no-install-recommends", "--fix-broken"]
@@ -165,10 +171,11 @@ def transaction(
         arguments.append("--allow-downgrades")
     if lacks.held or list(held):
         arguments.append("--allow-change-held-packages")
-    leaving = sorted(remove)
+    leaving, coming = sorted(remove), sorted(also)
     if leaving:
         arguments.append("--purge")
     arguments += [f"{name}={pin.version}" for name, pin in sorted(pins.items())]
+    arguments += coming
     arguments += [f"{name}-" for name in leaving]
     everything = locked(stack) | pins
     parts = [
@@ -177,6 +184,8 @@ def transaction(
             wanted=" ".join(f"{name}={pin.version}" for name, pin in sorted(everything.items())),
             may_go=" ".join(sorted({*leaving, *may_go})),
             may_be=may_be,
+            also=" ".join(coming),
+            also_like=_parts_of_signed_modules(coming),
             gpu=GPU_PACKAGES,
         ),
         _APT,
@@ -190,6 +199,20 @@ def transaction(
     if lacks.held:
         parts.append(set_holds(lacks.held))
     return Command(shell=script(*parts), timeout_s=timeout_s, log=log)
+
+
+def _parts_of_signed_modules(names: Iterable[str]) -> str:
+    """Pattern of the packages that Ubuntu puts signed modules together from on the host: objects
+    and signatures for the kernel that a package of modules is named after (package descriptions of
+    linux-modules-nvidia-*, 2026-11)."""
+    kernels = {found[1] for name in names if (found := _SIGNED.fullmatch(name))}
+    if not kernels:
+        return ""
+    any_kernel = "|".join(sorted(re.escape(kernel).replace("\\-", "-") for kernel in kernels))
+    return rf"^linux-(objects|signatures)-nvidia-.*({any_kernel})$"
+
+
+_SIGNED = re.compile(r"linux-modules-nvidia-\d+[a-z-]*-(\d.*)")
 
 
 def owe_holds(names: Iterable[str]) -> str:

@@ -204,7 +204,9 @@ def _streams(sections: Iterable[tuple[str, dict[str, str]]]) -> dict[str, str]:
 
 def _locks(body: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Our own entries, and everybody else's."""
-    own, others, inside = [], [], False
+    own: list[str] = []
+    others: list[str] = []
+    inside = False
     for line in body:
         if line.startswith(BEGIN):
             inside = True
