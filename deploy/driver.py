@@ -4,11 +4,13 @@ Order and unload rules: research, provisioning 2.7 (pinning package before the d
 time) and 2.12 (stop the driver's services, unload, change, load, else reboot).
 """
 
+import re
 from collections.abc import Iterable
 
 from deploy import apt, module
 from deploy.facts import NodeFacts
 from deploy.idle import MUST_BE_IDLE
+from deploy.interest import DRIVER_PACKAGES
 from deploy.known import known
 from deploy.packages import Difference, difference, locked, names_like, upstream
 from deploy.stack import Driver
@@ -26,13 +28,22 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         return []
     packages = known(facts, "packages", facts.packages)
     lacks = difference(driver.packages, packages)
-    found = _pinned(wanted, facts, driver, lacks) + _installed(wanted, facts, driver, lacks)
+    disturbs = bool(lacks) and _disturbs(facts, driver, lacks)
+    found = _pinned(wanted, facts, driver, disturbs=disturbs)
+    found += _installed(wanted, facts, driver, lacks, disturbs=disturbs)
     return found + module.steps(NAME, wanted, facts, changes=bool(lacks))
 
 
-def _pinned(
-    wanted: Wanted, facts: NodeFacts, driver: Driver, driver_lacks: Difference
-) -> list[Step]:
+def _disturbs(facts: NodeFacts, driver: Driver, lacks: Difference) -> bool:
+    """Files of a driver change that may be in use. Where the branch is part of the packages' names
+    (Ubuntu) nothing moves and yet another driver goes: that one is loaded tells."""
+    modules = known(facts, "modules", facts.modules)
+    packages = known(facts, "packages", facts.packages)
+    other = modules.loaded_version != "" and not module.runs(modules, driver)
+    return lacks.replaces or other or bool(_other_flavour(driver, packages))
+
+
+def _pinned(wanted: Wanted, facts: NodeFacts, driver: Driver, *, disturbs: bool) -> list[Step]:
     if not driver.pinning:
         return []
     packages = known(facts, "packages", facts.packages)
@@ -52,7 +63,7 @@ def _pinned(
             why=why,
             commands=(command,),
             # The pin of another branch would let apt move a driver that is in use.
-            disruptive=driver_lacks.replaces,
+            disruptive=disturbs,
             download=lacks.download,
         )
     ]
@@ -60,14 +71,20 @@ def _pinned(
 
 def companions(wanted: Wanted, facts: NodeFacts) -> list[str]:
     """Installed packages outside the lock that came with the driver: the other flavour's module,
-    metapackages, graphics libraries. They carry the driver's own version, by which they are known;
-    apt may remove them, or take them along to the wanted version."""
+    metapackages, graphics libraries, and the packages of another driver altogether (another branch
+    or origin). They carry a driver's own version, by which they are known; apt may remove them, or
+    take them along to the wanted version."""
     driver = wanted.stack.driver
     if driver is None:
         return []
     packages = known(facts, "packages", facts.packages)
     mine = locked(wanted.stack)
-    versions = {upstream(packages[n].version) for n in driver.packages if n in packages}
+    versions = {
+        upstream(found.version)
+        for name, found in packages.items()
+        if name in driver.packages
+        or (re.match(DRIVER_PACKAGES, name) and not re.fullmatch(PINNING, name))
+    }
     versions.add(driver.version)
     return [
         name
@@ -76,7 +93,9 @@ def companions(wanted: Wanted, facts: NodeFacts) -> list[str]:
     ]
 
 
-def _installed(wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Difference) -> list[Step]:
+def _installed(
+    wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Difference, *, disturbs: bool
+) -> list[Step]:
     if not lacks:
         return []
     packages = known(facts, "packages", facts.packages)
@@ -88,7 +107,7 @@ def _installed(wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Differen
         may_go=may_go,
         may_be=driver.version,
         held=[name for name in may_go if packages[name].held],
-        before=MUST_BE_IDLE if lacks.replaces else "",
+        before=MUST_BE_IDLE if disturbs else "",
         timeout_s=module.BUILD_S,
         log=module.make_log(driver),
     )
@@ -100,7 +119,7 @@ def _installed(wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Differen
             title=f"driver {driver.version} ({driver.flavour} modules) is installed",
             why=why,
             commands=(install,),
-            disruptive=lacks.replaces or bool(other),
+            disruptive=disturbs,
             download=lacks.download,
         )
     ]
