@@ -27,9 +27,7 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     """Both files while it is wished, none otherwise."""
     if wanted.spec.memlock is not None:
         return [
-            *file_step(
-                NAME, "new sessions may lock all memory", facts, SESSIONS, SESSIONS_TEXT
-            ),
+            *file_step(NAME, "new sessions may lock all memory", facts, SESSIONS, SESSIONS_TEXT),
             *file_step(
                 NAME,
                 "services may lock all memory from their next start on",

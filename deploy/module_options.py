@@ -84,9 +84,7 @@ def differing(wanted: Wanted, facts: NodeFacts) -> dict[str, str]:
     shown = known(facts, "module_params", facts.module_params)
     if not shown:
         return {}
-    return {
-        name: shown.get(name, "") for name, value in wished.items() if shown.get(name) != value
-    }
+    return {name: shown.get(name, "") for name, value in wished.items() if shown.get(name) != value}
 
 
 def refused(wanted: Wanted, facts: NodeFacts) -> Blocked | None:

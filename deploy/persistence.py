@@ -9,8 +9,9 @@ UNIT = "nvidia-persistenced"
 
 
 def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
-    """Enabled and running wherever a driver is wanted; its package is one of the driver's."""
+    """Enabled and running wherever a driver is wanted, unless the inventory leaves it alone; its
+    package is one of the driver's."""
     driver = wanted.stack.driver
-    if driver is None:
+    if driver is None or not wanted.spec.persistence:
         return []
     return running_step(NAME, UNIT, facts, driver)

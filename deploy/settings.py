@@ -56,7 +56,7 @@ for gpu in $(nvidia-smi --query-gpu=index --format=csv,noheader); do
     case "$pending" in
         "$mode") ;;
         Enabled | Disabled) nvidia-smi -i "$gpu" -e "$number" ;;
-        *) [ "$number" = 0 ] || { echo "GPU $gpu has no ECC that can be switched on" >&2; exit 1; } ;;
+        *) [ "$number" = 0 ] || { echo "GPU $gpu: ECC cannot be switched" >&2; exit 1; } ;;
     esac
 done
 """
