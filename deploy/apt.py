@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from deploy.interest import GPU_PACKAGES
+from deploy.interest import GPU_PACKAGES, RDMA_PACKAGES
 from deploy.packages import Difference, locked
 from deploy.record import HELD, recorder
 from deploy.shell import assign, script, words
@@ -69,7 +69,7 @@ if ! simulate "$@"; then
 fi
 judge() {
     WANTED=" $wanted " ALSO=" $also " ALSO_LIKE="$also_like" MAY_GO=" $may_go " \\
-        MAY_BE="$may_be" GPU="$gpu" awk '
+        MAY_BE="$may_be" GPU="$gpu" THEIRS="$theirs" awk '
         function known(list, word) { return index(ENVIRON[list], " " word " ") > 0 }
         $1 == "Remv" || $1 == "Purg" {
             name = $2; sub(/:.*/, "", name)
@@ -83,6 +83,9 @@ judge() {
             if (known("WANTED", name "=" version) || known("ALSO", name)) next
             if (ENVIRON["ALSO_LIKE"] != "" && name ~ ENVIRON["ALSO_LIKE"]) next
             if (known("MAY_GO", name) && upstream == ENVIRON["MAY_BE"]) next
+            if (substr($3, 1, 1) == "[" && name ~ ENVIRON["THEIRS"]) {
+                print "it would change " name ", which belongs to the RDMA stack"; bad = 1
+            }
             if (index(ENVIRON["WANTED"], " " name "=") || name ~ ENVIRON["GPU"]) {
                 print "it would put " name " at " version ", which is not in the lock"; bad = 1
             }
@@ -187,6 +190,7 @@ def transaction(
             also=" ".join(coming),
             also_like=_parts_of_signed_modules(coming),
             gpu=GPU_PACKAGES,
+            theirs=RDMA_PACKAGES,
         ),
         _APT,
         f"set -- {words(arguments)}\n",

@@ -19,6 +19,14 @@ the GPU stack, its prerequisites and its pinning. Names: research provisioning 2
 NVIDIA's CUDA repositories for Debian, Ubuntu and EL, the archives of Debian and Ubuntu, RHEL, EPEL,
 RPM Fusion and ELRepo, 2026-11."""
 
+RDMA_PACKAGES = (
+    r"^(rdma-core|ibverbs|lib(ibverbs|rdmacm|ibumad|ibmad|ibnetdisc|opensm|efa|fabric1?-aws)|ibacm"
+    r"|infiniband-|opensm|mlnx-|mft|kernel-mft|ofed|knem|xpmem|srp-|iser|isert|doca-|efa|ucx)"
+)
+"""Packages of an RDMA stack (OFED, DOCA-OFED, EFA or the distribution's): once installed they are
+changed by their owner only. Names: research provisioning 2.9; DOCA-Host 3.2's and the EFA
+installer's package lists, 2026-11."""
+
 GPU_PACKAGES = r"nvidia|cuda|cudnn|nccl|datacenter-gpu|nvlsm|nvsdm"
 """Found anywhere in a name, a pin or a source: it concerns the vendor's stack."""
 

@@ -6,17 +6,24 @@ The plan is empty when the host conforms; nothing here remembers what an earlier
 from typing import Literal, Protocol
 
 from deploy import (
+    container_toolkit,
     cuda,
     cudnn,
+    dcgm,
     driver,
     expected,
     fabric,
+    imex,
+    memlock,
     module,
+    module_options,
     nccl,
     os_base,
     persistence,
     pins,
+    rdma,
     repository,
+    settings,
     torch_env,
     unprivileged,
 )
@@ -44,12 +51,19 @@ LAYERS: tuple[Layer, ...] = (
     os_base,
     repository,
     pins,
+    module_options,
     driver,
+    rdma,
     fabric,
+    imex,
     persistence,
+    settings,
+    memlock,
     cuda,
     cudnn,
     nccl,
+    dcgm,
+    container_toolkit,
     torch_env,
     expected,
 )
@@ -90,7 +104,11 @@ def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
         layers = LAYERS if wanted.spec.privileged else WITHOUT_ROOT
         steps = [step for layer in layers for step in layer.steps(wanted, facts)]
         steps = _in_their_turn(steps)
-        blocked = unprivileged.lacking(wanted, facts, steps) or _no_way(wanted, facts, steps)
+        blocked = (
+            unprivileged.lacking(wanted, facts, steps)
+            or _refused(wanted, facts)
+            or _no_way(wanted, facts, steps)
+        )
         if blocked is not None:
             return HostPlan(host=wanted.host, blocked=blocked)
         return HostPlan(
@@ -113,6 +131,13 @@ def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
                 unblock=(f"gpufleet facts -w {wanted.host}",),
             ),
         )
+
+
+def _refused(wanted: Wanted, facts: NodeFacts) -> Blocked | None:
+    """A setting that this host's driver or GPUs cannot have."""
+    if not wanted.spec.privileged:
+        return None
+    return module_options.refused(wanted, facts) or settings.refused(wanted, facts)
 
 
 def _in_their_turn(steps: list[Step]) -> list[Step]:
@@ -145,15 +170,21 @@ def users(facts: NodeFacts) -> tuple[str, ...]:
 
 def reboot_due(wanted: Wanted, facts: NodeFacts) -> Reboot | None:
     """Whether the host must boot again, from what it is: another module is loaded than the one
-    on disk, nothing can be built for the running kernel, or nouveau is bound. None while a boot
-    would not bring the wanted module."""
+    on disk, or with other options; nothing can be built for the running kernel; nouveau is bound;
+    a setting of a GPU waits for a boot. None while a boot would not bring the wanted module."""
     wish = wanted.stack.driver
-    if wish is None:
+    if wish is None or not wanted.spec.privileged:
         return None
     modules = known(facts, "modules", facts.modules)
     kernel = known(facts, "kernel", facts.kernel)
-    if module.runs(modules, wish) or not module.built_for(modules, kernel.next, wish):
+    if not module.built_for(modules, kernel.next, wish):
         return None
+    if module.runs(modules, wish):
+        why = settings.pending(wanted, facts)
+        if module_options.PATH in known(facts, "files", facts.files):
+            other = module_options.differing(wanted, facts)
+            why = f"module nvidia is loaded without {', '.join(other)}" if other else why
+        return Reboot(why=why, expected=False) if why else None
     if modules.loaded_version:
         found = f"{modules.loaded_version} ({modules.loaded_flavour or 'flavour unknown'})"
         why = f"module {found} is loaded, {wish.version} ({wish.flavour}) is installed"
@@ -170,8 +201,11 @@ def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | N
     """The reboot that this plan will most likely need. An idle module is unloaded without one;
     that only its loading is left to do tells that this did not work before."""
     wish, modules = wanted.stack.driver, known(facts, "modules", facts.modules)
-    if wish is None or module.runs(modules, wish):
+    if wish is None or not wanted.spec.privileged:
         return None
+    if module.runs(modules, wish):
+        tried = [step.layer for step in steps] == [driver.NAME] and reboot_due(wanted, facts)
+        return tried or settings.foreseen(wanted, facts)
     kernel = known(facts, "kernel", facts.kernel)
     if kernel.running not in wanted_kernels(facts):
         why = f"kernel {kernel.running} has no headers any more, so the module is for {kernel.next}"
@@ -182,7 +216,7 @@ def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | N
     due = reboot_due(wanted, facts)
     if due is not None and len(rest) == 1:
         return due.model_copy(update={"expected": True})
-    return None
+    return settings.foreseen(wanted, facts)
 
 
 def _no_way(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Blocked | None:
@@ -241,6 +275,9 @@ def _warnings(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[str]:
             "library_path puts system libraries before the wheel's own; a cuDNN or NCCL there "
             "breaks torch"
         )
+    if wanted.spec.privileged:
+        for part in (rdma, imex, settings, container_toolkit):
+            found += part.warnings(wanted, facts)
     place = "/" if wanted.spec.privileged else _parent(wanted)
     disk, fetch = known(facts, "disks", facts.disks).get(place), sum(s.download for s in steps)
     if disk is not None and fetch and disk.available < 3 * fetch:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 NAMED = (
     "/etc/apt",
     "/etc/modprobe.d",
+    "/etc/modules-load.d",
     "/etc/profile.d",
+    "/etc/security/limits.d",
     "/etc/systemd",
     "/usr/share/keyrings",
 )
