@@ -283,9 +283,9 @@ class NodeFacts(Model):
     """Our own record (/var/lib/gpufleet/state): flat key=value lines."""
     gpu_settings: tuple[GpuSettings, ...] | None = ()
     """As the loaded driver tells them; empty when none is loaded."""
-    module_params: dict[str, str] | None = {}
+    module_params: dict[str, str] | None = Field(default_factory=dict)
     """Parameters of the loaded module nvidia, names without NVreg_; empty when none is loaded."""
     rdma: Rdma | None = Rdma()
-    cdi: dict[str, str] | None = {}
+    cdi: dict[str, str] | None = Field(default_factory=dict)
     """Container device specifications of NVIDIA GPUs by path, with the driver version that each was
     made of ("" when it names none)."""
