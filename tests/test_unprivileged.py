@@ -26,8 +26,8 @@ from verify import own
 PREFIX = "/home/ops/.local/share/gpufleet"
 READY = PythonFacts(version="3.11.2", venv=True, headers=True)
 LEFT_OUT = (
-    *("os-base", "repository", "pins", "driver", "fabric", "persistence"),
-    *("cuda", "cudnn", "nccl"),
+    *("os-base", "repository", "pins", "module-options", "driver", "rdma", "fabric", "imex"),
+    *("persistence", "settings", "memlock", "cuda", "cudnn", "nccl", "dcgm", "container-toolkit"),
 )
 
 
@@ -90,7 +90,7 @@ def test_the_plan_is_the_environment_and_names_what_is_left_out() -> None:
     assert "/var/lib/gpufleet" not in written
     view = View("lab", "lab.py", "", 1, {"h1": found}, {}, {})
     shown = "\n".join(text for _, text in render(view))
-    assert "os-base, repository, pins, driver" in shown
+    assert "os-base, repository, pins, module-options, driver" in shown
     assert "left out, the inventory says privileged = False" in shown
 
 
