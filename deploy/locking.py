@@ -25,6 +25,7 @@ from deploy.solving.refusal import Refused
 from deploy.solving.situation import situation
 from deploy.stack import Blocked, Reason, Solution, Stack
 from deploy.survey import Survey
+from deploy.upgrading import Kept
 
 UNREACHABLE = "unreachable"
 UNUSABLE = "unusable-answer"
@@ -138,7 +139,8 @@ def chosen(stack: Stack) -> dict[str, str]:
         parts[key] = component.version
     if stack.environment:
         parts["torch"] = f"{stack.environment.torch}+{stack.environment.build}"
-        parts["python"] = stack.environment.python
+        brought = stack.environment.managed_python
+        parts["python"] = f"{brought.version} (uv's)" if brought else stack.environment.python
     return parts
 
 
@@ -148,12 +150,14 @@ def solve_fleet(
     say: Say = on_terminal,
     whole: Fleet | None = None,
     lock: Lock | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Solution]:
     """Every host solved now, each alone, and one torch for the hosts of a `same_torch` group.
 
     `whole` is the inventory that `fleet` is a part of: hosts of a group that are not in `fleet`,
-    or do not answer, count as `lock` has them.
+    or do not answer, count as `lock` has them. `kept` says what of a lock stays as it is.
     """
+    fleet = kept.fleet() if kept else fleet
     catalogue = load()
     offered = _offered(fleet, survey, catalogue, say)
     asked: dict[str, Case] = {}
@@ -169,10 +173,11 @@ def solve_fleet(
     if wishes:
         count = f"{len(wishes)} Python environments" if len(wishes) > 1 else "a Python environment"
         say(f"resolving {count}")
-    return {
-        name: _finished(found[name], resolve) if name in found else no_facts(survey, name)
+    solutions = {
+        name: _finished(found[name], resolve, kept) if name in found else no_facts(survey, name)
         for name in fleet.hosts
     }
+    return {name: kept.solution(one) for name, one in solutions.items()} if kept else solutions
 
 
 def beside(fleet: Fleet, solved: Iterable[str], lock: Lock | None) -> dict[str, Beside]:
@@ -198,10 +203,13 @@ def beside(fleet: Fleet, solved: Iterable[str], lock: Lock | None) -> dict[str, 
     }
 
 
-def _finished(answer: Answer, resolve: Resolver) -> Solution:
-    if answer.environment is None:
+def _finished(answer: Answer, resolve: Resolver, kept: Kept | None) -> Solution:
+    wish = answer.environment
+    if wish is None:
         return answer.solution
-    return complete(answer, resolve(answer.environment))
+    host = answer.solution.host
+    environment = kept.environment(host, wish, resolve) if kept else None
+    return complete(answer, resolve(wish) if environment is None else environment)
 
 
 def _offered(

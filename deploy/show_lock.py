@@ -6,7 +6,7 @@ from deploy.fleet.inventory import Fleet
 from deploy.fleet.names import fold
 from deploy.lock import Lock
 from deploy.locking import chosen
-from deploy.stack import Solution, Stack
+from deploy.stack import Solution, Stack, TorchEnvironment
 
 
 def changes(fleet: Fleet, old: Lock | None, new: Lock) -> list[str]:
@@ -24,6 +24,22 @@ def changes(fleet: Fleet, old: Lock | None, new: Lock) -> list[str]:
     return lines
 
 
+def reboots(fleet: Fleet, old: Lock | None, new: Lock) -> list[str]:
+    """Hosts whose kernel module changes, one line per distinct change."""
+    groups: dict[str, list[str]] = {}
+    for name in fleet.hosts:
+        before, after = old.stack_of(name) if old else None, new.stack_of(name)
+        if before is None or after is None or not before.driver or not after.driver:
+            continue
+        was, now = (f"{one.version} ({one.flavour})" for one in (before.driver, after.driver))
+        if was != now:
+            groups.setdefault(f"the kernel module changes, {was} -> {now}", []).append(name)
+    return [
+        f"{fold(names)}: {text}: where it does not unload, apply needs a reboot"
+        for text, names in groups.items()
+    ]
+
+
 def difference(before: Stack | None, after: Stack | None) -> str:
     """What a host's stack was and is, "" when it is the same."""
     if after is None:
@@ -38,7 +54,8 @@ def difference(before: Stack | None, after: Stack | None) -> str:
         for part in dict.fromkeys([*was, *now])
         if was.get(part) != now.get(part)
     ]
-    return "; ".join([*told, *_inside(before, after)])
+    found = [*told, *_inside(before, after)]
+    return "; ".join(found) or f"details that have no name here (stack {before.id} -> {after.id})"
 
 
 def _inside(before: Stack, after: Stack) -> Iterator[str]:
@@ -53,13 +70,26 @@ def _inside(before: Stack, after: Stack) -> Iterator[str]:
             shown = [f"{name} {was.get(name, '-')} -> {now.get(name, '-')}" for name in moved[:3]]
             more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
             yield f"wheels {', '.join(shown)}{more}"
+        yield from _made(before.environment, after.environment)
     if before.repository != after.repository:
         yield f"repository {after.repository.url if after.repository else 'none'}"
 
 
+def _made(before: TorchEnvironment, after: TorchEnvironment) -> Iterator[str]:
+    """How an environment is made, where its wheels may all be the same."""
+    if before.kind != after.kind:
+        yield f"environment made by {before.kind} -> {after.kind}"
+    builds = [one.managed_python.url if one.managed_python else "" for one in (before, after)]
+    if all(builds) and builds[0] != builds[1]:
+        yield f"Python build {builds[0]} -> {builds[1]}"
+    if before.uv and after.uv and before.uv != after.uv:
+        yield f"uv {before.uv} -> {after.uv}"
+
+
 def _packages(stack: Stack) -> dict[str, str]:
-    parts = [stack.fabric, stack.cuda, stack.cudnn, stack.nccl]
-    found = {name: pin.version for part in parts if part for name, pin in part.packages.items()}
+    found = {
+        name: pin.version for _, part in stack.components for name, pin in part.packages.items()
+    }
     if stack.driver:
         both = {**stack.driver.pinning, **stack.driver.packages}
         found |= {name: pin.version for name, pin in both.items()}

@@ -14,7 +14,7 @@ from deploy.facts import NodeFacts
 from deploy.fleet import exits
 from deploy.fleet.inventory import Fleet
 from deploy.survey import Survey
-from tests import factory
+from tests import factory, test_locking
 from tests.factory import driven, facts
 from tests.test_adopt import DRIVER, living
 from tests.test_locking import survey
@@ -52,7 +52,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path)
     for command in (lock, adopt):
         monkeypatch.setattr(command, "survey", made.survey)
-    monkeypatch.setattr(locking, "Resolver", lambda: lambda wish: factory.environment())
+    monkeypatch.setattr(locking, "Resolver", lambda: lambda wish, kept=None: factory.environment())
     made.add("h1", facts("hgx-h100"))
     made.add("h2", facts("hgx-h100"))
     made.add("v1", facts("v100"))
@@ -196,10 +196,122 @@ def test_changed_wheels_are_told(
     world.hosts["h1"]["torch"] = "2.13.0"
     world.run("lock")
     newer = factory.environment(id="1", requirements=("numpy==2.5.0 --hash=sha256:" + "d" * 64,))
-    monkeypatch.setattr(locking, "Resolver", lambda: lambda wish: newer)
+    monkeypatch.setattr(locking, "Resolver", lambda: lambda wish, kept=None: newer)
     said()
     world.run("lock", "--upgrade")
     assert "h1: wheels numpy 2.4.6 -> 2.5.0, torch 2.13.0+cpu -> -" in said()
+
+
+# ---- parts
+
+
+def month(monkeypatch: pytest.MonkeyPatch, *without: str) -> None:
+    """What the repository offers this month: all but these versions."""
+    offers = [one for one in factory.offers() if not any(part in one.version for part in without)]
+    monkeypatch.setattr(test_locking.factory, "offers", lambda: offers)
+
+
+def versions(world: World, host: str) -> dict[str, str]:
+    content = json.loads(world.lock.read_text())
+    stack = content["stacks"][content["hosts"][host]["stack"]]
+    return {part: stack[part]["version"] for part in ("driver", "fabric", "cudnn", "nccl")}
+
+
+EARLIER = ("580.178.04", "595.", "9.26.0.51", "2.30.7")
+
+
+def test_a_part_moves_and_the_others_stay(
+    world: World, said: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del world.hosts["v1"]
+    with monkeypatch.context() as earlier:
+        month(earlier, *EARLIER)
+        assert world.run("lock") == exits.OK
+    first = versions(world, "h1")
+    assert first["driver"] == first["fabric"] == "580.159.04"
+    said()
+    assert world.run("lock", "--upgrade", "driver") == exits.OK
+    text = said()
+    assert "h[1-2]: driver 580.159.04 -> 580.178.04; fabric 580.159.04 -> 580.178.04;" in text
+    assert "the kernel module changes, 580.159.04 (open) -> 580.178.04 (open)" in text
+    moved = {"driver": "580.178.04", "fabric": "580.178.04"}
+    assert versions(world, "h1") == {**first, **moved}
+    second = world.lock.read_bytes()
+    assert world.run("lock", "--upgrade", "driver") == exits.OK
+    assert world.lock.read_bytes() == second
+    assert "reboots" not in said()
+    assert world.run("lock", "--upgrade", "cudnn", "nccl", "--limit", "h1") == exits.OK
+    newer = {"cudnn": "9.26.0.51", "nccl": "2.30.7"}
+    assert versions(world, "h1") == {**first, **moved, **newer}
+    assert versions(world, "h2") == {**first, **moved}
+    assert world.run("lock", "--upgrade") == exits.OK
+    assert versions(world, "h2") == versions(world, "h1")
+
+
+def test_a_wish_of_the_inventory_beats_what_was_locked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run("lock")
+    world.hosts["h1"]["driver"] = "580.159.04"
+    assert world.run("lock", "--upgrade", "nccl") == exits.OK
+    assert versions(world, "h1")["driver"] == "580.159.04"
+    assert versions(world, "h2")["driver"] == "580.178.04"
+
+
+def test_the_pin_that_stands_against_it_is_named(
+    world: World, said: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del world.hosts["v1"]
+    with monkeypatch.context() as earlier:
+        month(earlier, *EARLIER)
+        world.run("lock")
+    before = world.lock.read_bytes()
+    month(monkeypatch, versions(world, "h1")["cudnn"])
+    said()
+    assert world.run("lock", "--upgrade", "driver") == exits.FAILED
+    text = said()
+    assert "h1: the repository has no" in text
+    assert "kept as locked: cuda 13.0, cudnn" in text
+    assert f"gpufleet lock {world.inventory} --limit h1 --upgrade driver cudnn" in text
+    assert "stays as it was locked" in text
+    assert world.lock.read_bytes() == before
+    assert world.run("lock", "--upgrade", "driver", "cudnn") == exits.OK
+
+
+def test_an_unknown_part(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.run("lock")
+    assert world.run("lock", "--upgrade", "drivers", "torch") == exits.WRONG_INPUT
+    text = capsys.readouterr().err
+    assert "found 'drivers': wanted one of driver, cuda, cudnn, nccl, dcgm" in text
+    assert world.seen == []
+
+
+def test_the_inventory_may_stand_last(world: World) -> None:
+    world.run("lock")
+    assert cli.main(["lock", "--upgrade", "driver", str(world.inventory)]) == exits.OK
+    assert cli.main(["lock", "--upgrade"]) == exits.WRONG_INPUT
+
+
+def test_the_environment_stays_whole_while_nothing_of_it_moves(
+    world: World, said: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.hosts["h1"]["torch"] = "2.13.0"
+    mine = factory.environment(torch="2.13.0", build="cu130")
+    asked = []
+
+    def resolve(wish: Any, kept: Any = None) -> Any:
+        asked.append(kept)
+        return mine
+
+    monkeypatch.setattr(locking, "Resolver", lambda: resolve)
+    world.run("lock")
+    assert asked == [None]
+    world.run("lock", "--upgrade", "driver")
+    assert asked == [None]
+    world.run("lock", "--upgrade", "torch")
+    assert asked[1] == mine
+    world.run("lock", "--upgrade", "extras")
+    assert asked[2] == mine.model_copy(update={"requirements": ()})
 
 
 # ---- adopt
