@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from deploy.dcgm import UNIT as DCGM
 from deploy.fabric import UNIT as FABRIC
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.model import Model
@@ -91,8 +92,9 @@ def expected_state(
     host itself has recorded.
     """
     driver, environment = stack.driver, stack.environment
-    services = [PERSISTENCE] if driver else []
+    services = [PERSISTENCE] if driver and spec.persistence else []
     services += [FABRIC] if driver and stack.fabric else []
+    services += [DCGM] if driver and stack.dcgm else []
     return {
         "version": EXPECTED_VERSION,
         "host": host,
@@ -107,13 +109,18 @@ def expected_state(
         if driver
         else None,
         "fabric": stack.fabric.version if stack.fabric else None,
+        "imex": stack.imex.version if stack.imex else None,
         "cuda": stack.cuda.version if stack.cuda else None,
         "cudnn": stack.cudnn.version if stack.cudnn else None,
         "nccl": stack.nccl.version if stack.nccl else None,
+        "dcgm": stack.dcgm.version if stack.dcgm else None,
+        "container_toolkit": stack.container_toolkit.version if stack.container_toolkit else None,
         "packages": {name: pin.version for name, pin in sorted(locked(stack).items())},
         "services": services,
         "prefix": spec.prefix,
         "library_path": spec.library_path,
+        "persistence": spec.persistence,
+        "mig": None if spec.mig is None else sorted(spec.mig),
         "environment": {
             "id": environment.id,
             "path": f"{spec.prefix}/envs/{environment.id}",

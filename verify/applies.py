@@ -152,6 +152,12 @@ def _mig(scene: Scene) -> Answer:
     return _some(scene, "mig", "no GPU here can be partitioned")
 
 
+def _persistence(scene: Scene) -> Answer:
+    if (scene.expected or {}).get("persistence") is False:
+        return not_asked("the inventory leaves it as it is (persistence = False)")
+    return _nvml(scene)
+
+
 def _record(scene: Scene) -> Answer:
     if scene.record_fault:
         return not_run(f"{scene.record_fault}; gpufleet verify --accept-hardware writes it anew")
@@ -261,6 +267,7 @@ NEEDS: dict[str, Callable[[Scene], Answer]] = {
     "remap": _remap,
     "retired": _retired,
     "mig": _mig,
+    "persistence": _persistence,
     "record": _record,
     "expected": _expected,
     "own-state": _own_state,

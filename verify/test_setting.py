@@ -46,7 +46,7 @@ def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> Non
 
 @check(
     "gpu.persistence",
-    needs=("nvml",),
+    needs=("persistence",),
     source="docs.nvidia.com, Driver Persistence; research: verification 1.2",
     fault="persistence-off",
 )
@@ -85,7 +85,9 @@ def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: 
     fault="mig:0",
 )
 def test_mig(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
-    """No GPU is partitioned: training across whole GPUs is what a host is asked for."""
+    """No GPU is partitioned but where the inventory says so: training across whole GPUs is what a
+    host is asked for."""
+    wished = bool((scene.expected or {}).get("mig"))
     for gpu in answering(gpus, scene, look):
         if gpu["mig"] is None and "mig" in gpu["errors"]:
             look.unknown(part(gpu), "MIG mode", why=gpu["errors"]["mig"])
@@ -94,6 +96,6 @@ def test_mig(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
                 part(gpu),
                 "MIG mode",
                 found="on" if gpu["mig"] else "off",
-                expected="off",
+                expected="on" if wished else "off",
                 verdict="degraded",
             )
