@@ -14,13 +14,20 @@ if not (_here / "fleet.json").exists():
     raise SystemExit(f"no simulated fleet at {_here}: run `python -m tests.sim up` first")
 _fleet = _json.loads((_here / "fleet.json").read_text())
 
+
+def _repository(system):
+    """The simulated vendor's repository for one system: debian12, ubuntu2404 or rhel9."""
+    return {
+        "vendor_repository": _fleet["vendor_urls"][system],
+        "vendor_key_fingerprint": _fleet["vendor_key_fingerprints"][system],
+    }
+
+
 simulated = (
-    sorted(_fleet["nodes"]),
+    [(name, _repository(node["system"])) for name, node in sorted(_fleet["nodes"].items())],
     {
         "ssh_config_file": str(_here / "ssh_config"),
         "ssh_known_hosts_file": str(_here / "known_hosts"),
-        "vendor_repository": _fleet["vendor_url"],
-        "vendor_key_fingerprint": _fleet["vendor_key_fingerprint"],
         "torch_index": _fleet["wheels_by_build_url"] + "/cpu",
         # The hosts have no GPU that could run the CUDA build; the plan shows what it would be.
         "torch": "2.13.0",

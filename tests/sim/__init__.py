@@ -2,7 +2,8 @@
 
 Real: systemd, sshd, sudo, apt, dpkg, signed repositories, services, reboots, own addresses.
 Simulated: PCI devices, kernel modules, NVML and the contents of the vendor's packages.
-Nodes are systemd-nspawn containers on overlayfs; they share the machine's kernel.
+Nodes are systemd-nspawn containers on overlayfs; they share the machine's kernel. Some are labelled
+as another distribution (`systems.py`), with its package tools and names; underneath all are Debian.
 """
 
 from tests.sim.vendor import PACKAGES as _VENDOR_PACKAGES

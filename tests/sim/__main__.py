@@ -13,6 +13,7 @@ from tests.sim import PACKAGES, faults, lifecycle, node, paths
 from tests.sim.fleet import existing
 from tests.sim.proc import SimError, WrongUseError, say
 from tests.sim.profiles import FLEETS, HARDWARE
+from tests.sim.systems import SYSTEMS
 
 _VARIABLES = (
     "SIM_MIRROR names the Debian mirror, SIM_DNS the resolver of the nodes, where the machine's "
@@ -108,7 +109,10 @@ def _show(status: dict[str, object], as_json: bool) -> None:
     assert isinstance(nodes, dict)
     for name, entry in nodes.items():
         faults = "  faults: " + ", ".join(entry["faults"]) if entry["faults"] else ""
-        print(f"  {name:12} {entry['address']:14} {entry['hardware']:10} {entry['state']}{faults}")
+        print(
+            f"  {name:12} {entry['address']:14} {entry['hardware']:10} "
+            f"{entry['system']:11} {entry['state']}{faults}"
+        )
     print(f"  ssh -F {paths.fleets() / str(status['name']) / 'ssh_config'} NODE")
 
 
@@ -140,7 +144,11 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("up", _up, "boot a fleet; a no-op when it is up")
     sub.add_argument("--profile", help=f"nodes of a new fleet: {', '.join(FLEETS)}")
-    sub.add_argument("--nodes", help=f"name:hardware,... ; hardware: {', '.join(HARDWARE)}")
+    sub.add_argument(
+        "--nodes",
+        help=f"name:hardware[@system],... ; hardware: "
+        f"{', '.join(HARDWARE)}; systems: {', '.join(SYSTEMS)}",
+    )
     sub = command("down", _down, "remove a fleet")
     sub.add_argument("--all", action="store_true", help="remove every fleet")
     sub = command("status", _status, "what is up")

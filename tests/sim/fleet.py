@@ -11,6 +11,7 @@ from typing import Any
 from tests.sim import network, paths
 from tests.sim.proc import SimError, WrongUseError, exclusive
 from tests.sim.profiles import FLEETS, HARDWARE
+from tests.sim.systems import DEFAULT, SYSTEMS
 
 VENDOR_PORT = 8077
 
@@ -23,6 +24,12 @@ class Node:
     address: str
     hardware: str
     directory: Path
+    system: str = DEFAULT
+
+    @property
+    def kind(self) -> str:
+        """HARDWARE, with @SYSTEM where that is not the default, as profiles have it."""
+        return self.hardware if self.system == DEFAULT else f"{self.hardware}@{self.system}"
 
     @property
     def lock(self) -> Path:
@@ -37,7 +44,7 @@ class Fleet:
     name: str
     index: int
     nodes: dict[str, Node]
-    vendor: dict[str, str] = field(default_factory=dict)
+    vendor: dict[str, Any] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -65,7 +72,12 @@ class Fleet:
     def save(self, pids: Mapping[str, int | None]) -> None:
         """Write fleet.json, ssh_config and known_hosts for controllers and tests."""
         nodes: dict[str, Any] = {
-            n.name: {"address": n.address, "hardware": n.hardware, "pid": pids.get(n.name)}
+            n.name: {
+                "address": n.address,
+                "hardware": n.hardware,
+                "system": n.system,
+                "pid": pids.get(n.name),
+            }
             for n in self.nodes.values()
         }
         document = {
@@ -105,7 +117,10 @@ def load(name: str) -> Fleet | None:
     file = paths.fleets() / name / "fleet.json"
     try:
         document = json.loads(file.read_text())
-        nodes = {k: (v["address"], v["hardware"]) for k, v in document["nodes"].items()}
+        nodes = {
+            k: (v["address"], f"{v['hardware']}@{v.get('system', DEFAULT)}")
+            for k, v in document["nodes"].items()
+        }
         vendor = {k: v for k, v in document.items() if k.startswith(("vendor_", "wheels_"))}
         return _make(name, int(document["index"]), nodes, vendor)
     except FileNotFoundError:
@@ -128,7 +143,7 @@ def define(name: str, wanted: Mapping[str, str] | None) -> Fleet:
     with exclusive(paths.cache() / "fleets.lock", "choosing addresses", deadline_s=60):
         fleet = load(name)
         if fleet is not None:
-            have = {n.name: n.hardware for n in fleet.nodes.values()}
+            have = {n.name: n.kind for n in fleet.nodes.values()}
             if wanted is not None and dict(wanted) != have:
                 raise WrongUseError(
                     f"fleet {name} has nodes {_show(have)}, not {_show(wanted)}; "
@@ -148,10 +163,13 @@ def define(name: str, wanted: Mapping[str, str] | None) -> Fleet:
 
 
 def _make(
-    name: str, index: int, nodes: Mapping[str, tuple[str, str]], vendor: dict[str, str]
+    name: str, index: int, nodes: Mapping[str, tuple[str, str]], vendor: dict[str, Any]
 ) -> Fleet:
     base = paths.fleets() / name / "nodes"
-    made = {n: Node(n, address, hw, base / n) for n, (address, hw) in nodes.items()}
+    made = {}
+    for node, (address, kind) in nodes.items():
+        hardware, _, system = kind.partition("@")
+        made[node] = Node(node, address, hardware, base / node, system or DEFAULT)
     return Fleet(name, index, made, vendor)
 
 
@@ -166,11 +184,18 @@ def _index(fleet: Fleet) -> int:
 
 def _check(nodes: Mapping[str, str]) -> None:
     wrong = [f"node name {n!r}" for n in nodes if not paths.valid_name(n)]
-    wrong += [f"hardware {h!r} of {n}" for n, h in nodes.items() if h not in HARDWARE]
+    for name, kind in nodes.items():
+        hardware, _, system = kind.partition("@")
+        if hardware not in HARDWARE:
+            wrong.append(f"hardware {hardware!r} of {name}")
+        if (system or DEFAULT) not in SYSTEMS:
+            wrong.append(f"system {system!r} of {name}")
     if not 1 <= len(nodes) <= 200:
         wrong.append(f"{len(nodes)} nodes (1 to 200)")
     if wrong:
-        raise WrongUseError(f"{'; '.join(wrong)}; hardware: {', '.join(HARDWARE)}")
+        raise WrongUseError(
+            f"{'; '.join(wrong)}; hardware: {', '.join(HARDWARE)}; systems: {', '.join(SYSTEMS)}"
+        )
 
 
 def _show(nodes: Mapping[str, str]) -> str:

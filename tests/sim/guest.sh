@@ -1,15 +1,15 @@
 #!/bin/sh
-# Finishes the guest layer: guest.sh BASE LAYER EXTRA_URL KEY KERNEL_PACKAGE
+# Finishes the guest layer of a system of debs: guest.sh BELOW LAYER EXTRA_URL KEY KERNEL_PACKAGE
 # What a Debian server has beside the base: the package of the kernel that it runs, and the index
 # of the repository that this came from. Runs as root in mount and pid namespaces of its own.
 set -eu
-base=$1 layer=$2 extra=$3 key=$4 kernel=$5
+below=$1 layer=$2 extra=$3 key=$4 kernel=$5
 
 mkdir -p "$layer/etc/apt/sources.list.d" "$layer/etc/apt/keyrings" "$layer.work" "$layer.root"
 cp "$key" "$layer/etc/apt/keyrings/sim-extra.asc"
 printf 'Types: deb\nURIs: %s\nSuites: ./\nSigned-By: /etc/apt/keyrings/sim-extra.asc\n' "$extra" \
     > "$layer/etc/apt/sources.list.d/sim-extra.sources"
-mount -t overlay overlay -o "lowerdir=$base,upperdir=$layer,workdir=$layer.work" "$layer.root"
+mount -t overlay overlay -o "lowerdir=$below,upperdir=$layer,workdir=$layer.work" "$layer.root"
 
 in_layer() {
     chroot "$layer.root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

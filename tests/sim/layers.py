@@ -1,7 +1,8 @@
 """The layers between the base system and a node's own changes: guest files, then the node's seed.
 
 Overlay order, top first: upper (what happened since the first boot), seed (name, addresses, keys,
-hardware of this node), guest (the stand-ins and the machine's package settings), base.
+hardware of this node), guest (the stand-ins and the machine's package settings), the layer of its
+system where that is not Debian 12, base.
 """
 
 from __future__ import annotations
@@ -14,27 +15,41 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.sim import machine, paths
 from tests.sim.proc import exclusive, isolated, run
 from tests.sim.profiles import describe
+from tests.sim.systems import SYSTEMS
+from tests.sim.vendor import el_base
 from tests.sim.vendor.debian import package_suffix
 
+_HERE = Path(__file__).parent
 _FILES = Path(__file__).with_name("guest")
 _NVML = Path(__file__).with_name("vendor") / "files/nvml.c"
-_SCRIPT = Path(__file__).with_name("guest.sh")
 
 
-def guest(base: Path, extra_url: str, key: Path) -> Path:
+def guest(system: str, below: Sequence[Path], extra_url: str, extra: Path, key: Path) -> Path:
     """Return the guest layer, laid anew when a guest file, a setting, kernel or repository changed.
 
-    `extra_url` is the repository with the machine's kernel as a Debian package, `key` signs it.
+    `below` are the layers of the node's system, top first; `extra_url` serves the system's own
+    packages, the machine's kernel among them, from the directory `extra`; `key` signs them.
     """
     made = _made_files()
-    repository = (key.parents[3] / "extra/Packages").read_bytes()
-    stamp = (base.name, extra_url, platform.release(), _SCRIPT.read_text(), repository)
+    for file in SYSTEMS[system].without:
+        del made[file]
+    kernel = platform.release()
+    if (extra / "repodata").is_dir():
+        script = _HERE / "guest-rpm.sh"
+        repository = (extra / "repodata/repomd.xml").read_bytes()
+        packages = [*el_base.INSTALLED, "epel-release", f"kernel-core-{kernel}"]
+    else:
+        script = _HERE / "guest.sh"
+        repository = (extra / "Packages").read_bytes()
+        packages = [f"linux-image-{package_suffix(kernel)}"]
+    names = [one.name for one in below]
+    stamp = (names, extra_url, kernel, script.read_text(), repository, packages)
     digest = hashlib.sha256(repr(stamp).encode())
     for name, content in sorted(made.items()):
         digest.update(name.encode() + b"\0" + content + b"\0")
@@ -45,8 +60,8 @@ def guest(base: Path, extra_url: str, key: Path) -> Path:
                 shutil.rmtree(leftover)
             staging = layer.with_name(layer.name + ".building")
             _write(staging, made)
-            kernel = f"linux-image-{package_suffix(platform.release())}"
-            isolated("sh", str(_SCRIPT), str(base), str(staging), extra_url, str(key), kernel)
+            lower = ":".join(map(str, below))
+            isolated("sh", str(script), lower, str(staging), extra_url, str(key), *packages)
             staging.rename(layer)
     return layer
 
@@ -73,7 +88,7 @@ def prune(used: Iterable[Path]) -> None:
     now = time.time()
     for layer in used:
         os.utime(layer, (now, now))
-    for kind in ("base-*", "guest-*", "vendor-*"):
+    for kind in ("base-*", "system-*", "guest-*", "vendor-*"):
         for layer in paths.cache().glob(kind):
             if layer.is_dir() and now - layer.stat().st_mtime > 86400 and not _stood_on(layer):
                 shutil.rmtree(layer)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.sim import base, faults, layers, network, node, paths, web
+from tests.sim import base, faults, layers, network, node, paths, systems, vendor, web
 from tests.sim.fleet import Fleet, Node, define, existing, load
 from tests.sim.proc import SimError, WrongUseError, exclusive, holder, run, say
 
@@ -91,32 +91,36 @@ def status(fleet: Fleet) -> dict[str, Any]:
     return document
 
 
-def _prepare(fleet: Fleet) -> list[Path]:
-    """Make everything that nodes stand on; return the layers that all of them share."""
+def _prepare(fleet: Fleet) -> dict[str, list[Path]]:
+    """Make everything that nodes stand on; return the layers that nodes share, by system."""
     for n in fleet.nodes.values():
         n.directory.mkdir(parents=True, exist_ok=True)
     _login_key()
     lower = base.ensure()
     network.build(fleet.index, fleet.directory)
     repository = web.start(fleet)
-    extra = fleet.vendor["vendor_extra_url"]
-    shared = [layers.guest(lower, extra, repository.key_file), lower]
-    layers.prune([*shared, repository.root])
+    shared = {}
+    for system in sorted({n.system for n in fleet.nodes.values()}):
+        below, place = systems.ensure(system, lower), vendor.PLACES[system]
+        extra, key = repository.root / place.extra, repository.root / place.extra_key
+        url = fleet.vendor["vendor_extra_urls"][system]
+        shared[system] = [layers.guest(system, below, url, extra, key), *below]
+    layers.prune({repository.root, *(layer for below in shared.values() for layer in below)})
     hosts = "".join(f"{n.address} {n.name}\n" for n in fleet.nodes.values())
     for n in fleet.nodes.values():
         files = {
             "etc/hosts": f"127.0.0.1 localhost\n{hosts}{fleet.gateway} controller\n",
             "etc/sim/network": f"ADDRESS={n.address}/24\nGATEWAY={fleet.gateway}\n"
-            f"VENDOR={fleet.vendor['vendor_url']}\n",
+            f"VENDOR={fleet.vendor['vendor_urls'][n.system]}\n",
         }
         layers.seed(n.directory / "seed", n.name, n.hardware, files)
     fleet.save_ssh()
     return shared
 
 
-def _boot(fleet: Fleet, nodes: Iterable[Node], shared: list[Path]) -> None:
+def _boot(fleet: Fleet, nodes: Iterable[Node], shared: Mapping[str, list[Path]]) -> None:
     for n in nodes:
-        node.start(fleet, n, [n.directory / "seed", *shared])
+        node.start(fleet, n, [n.directory / "seed", *shared[n.system]])
     end = time.monotonic() + BOOT_DEADLINE_S
     _each(fleet.nodes.values(), lambda n: _wait(fleet, n, end))
 

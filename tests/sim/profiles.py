@@ -33,16 +33,20 @@ class Hardware:
     gpu: Gpu | None
     gpus: int
     nvswitches: int
+    beside: tuple[Gpu, ...] = ()
+    """GPUs of other models in the same node."""
 
 
 H100 = Gpu("0x2330", "0x16c1", "NVIDIA H100 80GB HBM3", 81559, (9, 0), 5)
 L40S = Gpu("0x26b9", "0x1851", "NVIDIA L40S", 46068, (8, 9), 4, audio="0x22ba")
 V100 = Gpu("0x1db5", "0x1249", "Tesla V100-SXM2-32GB", 32768, (7, 0), 3)
+B200 = Gpu("0x2901", "0x1999", "NVIDIA B200", 183359, (10, 0), 5)
 
 HARDWARE = {
     "hgx-h100": Hardware(H100, 8, 4),
     "l40s": Hardware(L40S, 2, 0),
     "v100": Hardware(V100, 4, 0),
+    "v100-b200": Hardware(V100, 1, 0, beside=(B200,)),  # no driver knows both
     "none": Hardware(None, 0, 0),
 }
 
@@ -50,8 +54,17 @@ FLEETS = {
     "demo": {"h100-01": "hgx-h100", "h100-02": "hgx-h100", "l40s-01": "l40s", "v100-01": "v100"},
     "tests": {"h100-01": "hgx-h100", "l40s-01": "l40s", "v100-01": "v100", "cpu-01": "none"},
     "eight": {f"h100-{i:02}": "hgx-h100" for i in range(1, 9)},
+    "mixed": {
+        "h100-01": "hgx-h100",
+        "l40s-01": "l40s",
+        "v100-01": "v100",
+        "cpu-01": "none",
+        "el-01": "l40s@rhel9",
+        "ubuntu-01": "hgx-h100@ubuntu2404",
+        "odd-01": "v100-b200",
+    },
 }
-"""Fleets by profile name: node name to hardware."""
+"""Fleets by profile name: node name to hardware, and @system where it is not Debian 12."""
 
 
 def describe(node: str, kind: str) -> dict[str, Any]:
@@ -66,8 +79,8 @@ def describe(node: str, kind: str) -> dict[str, Any]:
         _function("0000:05:00.0", "0x8086", "0x1563", "0x020000", "0x8086", "0x0001"),
     ]
     gpus = []
-    for index in range(hardware.gpus):
-        gpu = hardware.gpu
+    boards = (*((hardware.gpu,) * hardware.gpus), *hardware.beside)
+    for index, gpu in enumerate(boards):
         assert gpu is not None
         # Bus numbers as wide apart as on boards where switches sit between the GPUs.
         bus = f"0000:{0x1A + index * 0x10:02x}:00"

@@ -43,10 +43,19 @@ def start(fleet: Fleet) -> vendor.VendorRepo:
         _wait(fleet, server.pid)
     here = f"http://{fleet.gateway}:{VENDOR_PORT}"
     fleet.vendor = {
+        # Without an `s`: of Debian 12, which most fleets are.
         "vendor_url": f"{here}/{built.cuda.rstrip('/')}",
         "vendor_extra_url": f"{here}/{built.extra.rstrip('/')}",
         "vendor_key_fingerprint": built.key_fingerprint,
         "vendor_key_file": str(built.key_file),
+        "vendor_urls": {
+            name: f"{here}/{place.cuda.rstrip('/')}" for name, place in vendor.PLACES.items()
+        },
+        "vendor_extra_urls": {
+            name: f"{here}/{place.extra.rstrip('/')}" for name, place in vendor.PLACES.items()
+        },
+        "vendor_key_fingerprints": built.fingerprints,
+        "vendor_key_files": {name: str(built.key_of(name)) for name in vendor.PLACES},
         "vendor_root": root,
         "wheels_url": f"{here}/{built.wheels.rstrip('/')}",
         "wheels_by_build_url": f"{here}/{built.wheels_by_build.rstrip('/')}",

@@ -17,7 +17,10 @@ from tests.sim.profiles import HARDWARE, describe
 from tests.sim.vendor import VendorRepo, build
 from tests.sim.vendor.serve import server
 
-TOOLS = ("apt-get", "apt-cache", "apt-ftparchive", "dpkg-deb", "gcc", "gpgv", "make")
+TOOLS = (
+    *("apt-get", "apt-cache", "apt-ftparchive", "dpkg-deb", "gcc", "gpgv", "make"),
+    *("rpm", "rpmbuild", "rpmsign", "createrepo_c", "gpg", "gpg-agent"),
+)
 KERNEL = platform.release()
 INSTALLED = ("kmod", "gcc", "make", "build-essential")
 

@@ -284,7 +284,9 @@ def pretend(asked: list[str]):
 
     def fake(tree: Path, kernel: str, *_: object) -> None:
         asked.append(kernel)
-        (tree / VendorRepo.cuda).mkdir(parents=True)
+        for place in assemble.PLACES.values():
+            (tree / place.cuda).mkdir(parents=True)
+            (tree / place.extra).mkdir()
 
     return fake
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from .assemble import PACKAGES, VendorRepo, build
+from .assemble import PACKAGES, PLACES, VendorRepo, build
 
-__all__ = ["PACKAGES", "VendorRepo", "build", "serve_command"]
+__all__ = ["PACKAGES", "PLACES", "VendorRepo", "build", "serve_command"]
 
 
 def serve_command(root: Path, address: str, port: int) -> list[str]:

@@ -7,7 +7,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,64 @@ from pysequoia import Tsk
 
 from tests.sim import machine
 
-from . import branches, deb, debian, driver, libraries, repo, toolkit, wheelhouse, wheels
+from . import (
+    branches,
+    containers,
+    deb,
+    debian,
+    driver,
+    el,
+    el_base,
+    libraries,
+    repo,
+    rpm,
+    toolkit,
+    ubuntu,
+    wheelhouse,
+    wheels,
+)
 from .packages import Compiled, Package
+from .rpm import Rpm
 
-PACKAGES = ("apt-utils", "gcc", "gpgv", "libc6-dev")
+PACKAGES = ("apt-utils", "gcc", "gpgv", "libc6-dev", *rpm.TOOLS)
 """Debian packages that building the repository needs beside dpkg and Python."""
 
 KEY_NAME = "3bf863cc.pub"
-"""The vendor's file name for its public key (research: provisioning 2.5); the key is ours."""
+RPM_KEY_NAME = "D42D0685.pub"
+"""The vendor's file names for its public keys (research: provisioning 2.5); the keys are ours."""
 
 HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one system's packages are in a built repository, and which key signs them."""
+
+    cuda: str
+    """The vendor's."""
+    extra: str
+    """The system's own."""
+    key_name: str
+    """File of the vendor's key, in `cuda`."""
+    extra_key: str
+    """The key of `extra`, from the repository's root."""
+
+
+PLACES = {
+    "debian12": Place(
+        "cuda/debian12/x86_64/", "extra/", KEY_NAME, f"cuda/debian12/x86_64/{KEY_NAME}"
+    ),
+    "ubuntu2404": Place(
+        "cuda/ubuntu2404/x86_64/", "ubuntu2404/", KEY_NAME, f"cuda/ubuntu2404/x86_64/{KEY_NAME}"
+    ),
+    "rhel9": Place("cuda/rhel9/x86_64/", "rhel9/", RPM_KEY_NAME, f"rhel9/{el_base.KEY_NAME}"),
+}
+EPEL = "epel9/"
+SIGNED_AS = {
+    "debian12": ("gpufleet simulation", "Simulated Debian extra"),
+    "ubuntu2404": ("Ubuntu", "Ubuntu"),
+}
+"""Origin and label of a system's own repository of debs."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +82,56 @@ class VendorRepo:
     """A built repository. The paths are relative to `root` and to the server's address alike."""
 
     root: Path
-    key_fingerprint: str
-    key_file: Path
-    cuda: str = "cuda/debian12/x86_64/"
-    extra: str = "extra/"
+    fingerprints: dict[str, str]
+    """Primary key of each system's repositories."""
+    cuda: str = PLACES["debian12"].cuda
+    extra: str = PLACES["debian12"].extra
     wheels: str = "wheels/simple/"
     wheels_by_build: str = "wheels/whl/"
 
+    @property
+    def key_fingerprint(self) -> str:
+        """The key of the repositories of debs."""
+        return self.fingerprints["debian12"]
+
+    @property
+    def key_file(self) -> Path:
+        """The public key of the repositories of debs."""
+        return self.key_of("debian12")
+
+    def key_of(self, system: str) -> Path:
+        """The public key of one system's repositories."""
+        place = PLACES[system]
+        return self.root / place.cuda / place.key_name
+
 
 def vendor_packages() -> list[Package]:
-    """The catalogue of the vendor's repository."""
-    return driver.packages() + branches.packages() + toolkit.packages() + libraries.packages()
+    """The catalogue of the vendor's repository for Debian."""
+    return driver.packages() + branches.packages() + common_packages()
+
+
+def common_packages() -> list[Package]:
+    """What the vendor's repositories of debs have in common."""
+    return toolkit.packages() + libraries.packages() + containers.packages()
+
+
+def debs(kernel_release: str) -> dict[str, list[Package]]:
+    """Every repository of debs by its place."""
+    return {
+        PLACES["debian12"].cuda: vendor_packages(),
+        PLACES["debian12"].extra: debian.packages(kernel_release),
+        PLACES["ubuntu2404"].cuda: ubuntu.packages() + common_packages(),
+        PLACES["ubuntu2404"].extra: debian.system(kernel_release) + ubuntu.archive(kernel_release),
+    }
+
+
+def rpms(kernel_release: str) -> dict[str, list[Rpm]]:
+    """Every repository of rpms by its place."""
+    return {
+        PLACES["rhel9"].cuda: el.packages(),
+        PLACES["rhel9"].extra: el_base.packages(kernel_release),
+        EPEL: el_base.epel(),
+    }
 
 
 def build(cache_dir: Path, kernel_release: str) -> VendorRepo:
@@ -54,24 +142,34 @@ def build(cache_dir: Path, kernel_release: str) -> VendorRepo:
     was killed is removed by the next one. Raises RuntimeError with a build tool's output.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    key_file = cache_dir / "keys" / "vendor-repository.pgp"
+    keys = cache_dir / "keys"
     with _lock(cache_dir / "vendor.lock"):
-        key = repo.signing_key(key_file)
-        certificate = key.extract_certificate()
+        key = repo.signing_key(keys / "vendor-repository.pgp")
+        rpm_key = _rpm_key(keys / "vendor-rpm.pgp", "Simulated NVIDIA CUDA rpm repository")
+        own_key = _rpm_key(keys / "system-rpm.pgp", "Simulated Enterprise Linux")
+        certificates = {
+            system: (rpm_key if place.key_name == RPM_KEY_NAME else key).extract_certificate()
+            for system, place in PLACES.items()
+        }
+        fingerprints = {name: str(one.fingerprint).upper() for name, one in certificates.items()}
         real = cpu_wheels()
-        name = f"vendor-{_digest(kernel_release, certificate.fingerprint, real)}"
+        every = " ".join((*fingerprints.values(), str(own_key.extract_certificate().fingerprint)))
+        name = f"vendor-{_digest(kernel_release, every, real)}"
         root = cache_dir / name
         if not root.is_dir():
             for stale in cache_dir.glob("vendor-*.tmp*"):
                 shutil.rmtree(stale)
             with tempfile.TemporaryDirectory(prefix=f"{name}.tmp-", dir=cache_dir) as partial:
                 tree = Path(partial) / "root"
-                _build(tree, kernel_release, key, real)
-                public = tree / VendorRepo.cuda / KEY_NAME
-                public.write_text(str(certificate))
-                public.chmod(0o644)  # a user without root reads what root has built
+                _build(tree, kernel_release, key, keys, real)
+                public = {tree / PLACES["rhel9"].extra_key: own_key.extract_certificate()}
+                for system, place in PLACES.items():
+                    public[tree / place.cuda / place.key_name] = certificates[system]
+                for file, certificate in public.items():
+                    file.write_text(str(certificate))
+                    file.chmod(0o644)  # a user without root reads what root has built
                 tree.rename(root)
-    return VendorRepo(root, certificate.fingerprint.upper(), root / VendorRepo.cuda / KEY_NAME)
+    return VendorRepo(root, fingerprints)
 
 
 def cpu_wheels() -> list[Path]:
@@ -79,22 +177,39 @@ def cpu_wheels() -> list[Path]:
     return sorted(w for folder in machine.folders() for w in folder.glob("torch-*+cpu-*linux*.whl"))
 
 
-def _build(tree: Path, kernel_release: str, key: Tsk, real: list[Path]) -> None:
-    cuda, extra = tree / VendorRepo.cuda, tree / VendorRepo.extra
-    catalogue = {cuda: vendor_packages(), extra: debian.packages(kernel_release)}
+def _rpm_key(file: Path, owner: str) -> Tsk:
+    return Tsk.from_bytes(rpm.signing_key(file, f"{owner} <nobody@localhost>"))
+
+
+def _build(tree: Path, kernel_release: str, key: Tsk, keys: Path, real: list[Path]) -> None:
+    catalogue = {tree / place: packages for place, packages in debs(kernel_release).items()}
+    of_rpms = {tree / place: packages for place, packages in rpms(kernel_release).items()}
     workers = min(4, os.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="compiled-", dir=tree.parent) as compiled:
-        artefacts = deb.compile_all(_artefacts(catalogue), Path(compiled), workers)
+        wanted = (*catalogue.values(), *of_rpms.values())
+        artefacts = deb.compile_all(_artefacts(wanted), Path(compiled), workers)
         for directory, packages in catalogue.items():
             directory.mkdir(parents=True)
             deb.build_all(packages, artefacts, directory, workers)
+        for directory, of_one in of_rpms.items():
+            directory.mkdir(parents=True)
+            rpm.build_all(of_one, artefacts, directory, workers)
         wheelhouse.build(tree / "wheels", artefacts, real)
-    repo.index(cuda, key, origin="NVIDIA", label="NVIDIA CUDA")
-    repo.index(extra, key, origin="gpufleet simulation", label="Simulated Debian extra")
+    for system, (origin, label) in SIGNED_AS.items():
+        repo.index(tree / PLACES[system].cuda, key, origin="NVIDIA", label="NVIDIA CUDA")
+        repo.index(tree / PLACES[system].extra, key, origin=origin, label=label)
+    with ThreadPoolExecutor(workers) as pool:
+        vendors, own = tree / PLACES["rhel9"].cuda, keys / "system-rpm.pgp"
+        signed = [pool.submit(rpm.index, vendors, keys / "vendor-rpm.pgp", el.modules())]
+        signed += [pool.submit(rpm.index, place, own) for place in of_rpms if place != vendors]
+        for one in signed:
+            one.result()
 
 
-def _artefacts(catalogue: dict[Path, list[Package]]) -> Iterator[Compiled]:
-    for packages in catalogue.values():
+def _artefacts(
+    catalogues: Iterable[Sequence[Package] | Sequence[Rpm]],
+) -> Iterator[Compiled]:
+    for packages in catalogues:
         for package in packages:
             yield from (p for p in package.payload.values() if isinstance(p, Compiled))
     for wheel in wheels.wheels():

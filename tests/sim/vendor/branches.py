@@ -70,9 +70,9 @@ def metas(version: str) -> list[Package]:
     ]
 
 
-def fabric(version: str) -> list[Package]:
+def fabric(version: str, revision: str = "-1") -> list[Package]:
     """NVSwitch and multi-node packages. None of them depends on the driver."""
-    package_version = f"{version}-1"
+    package_version = f"{version}{revision}"
     branch = version.split(".")[0]
     return [
         Package(
@@ -107,11 +107,11 @@ def fabric(version: str) -> list[Package]:
     ]
 
 
-def pinning(what: str, pattern: str) -> Package:
+def pinning(what: str, pattern: str, revision: str = "-1") -> Package:
     """nvidia-driver-pinning-<branch or version>: one preferences file, priority 1000."""
     return Package(
         f"nvidia-driver-pinning-{what}",
-        f"{what}-1",
+        f"{what}{revision}",
         f"pins the NVIDIA driver to {what}",
         architecture="all",
         relations={

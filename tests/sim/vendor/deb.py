@@ -28,6 +28,8 @@ def compile_all(wanted: Iterable[Compiled], directory: Path, workers: int) -> di
             command += ["-shared", "-fPIC", f"-Wl,-soname,{artefact.soname}"]
         if artefact.source == "stublib.c":
             command.append("-nostdlib")
+        if artefact.source == "module.c":
+            command += ["-c", "-ffreestanding"]
         with tempfile.TemporaryDirectory(prefix="needed-", dir=directory) as beside:
             needed = [_named(soname, Path(beside)) for soname in artefact.needed]
             if needed:

@@ -21,10 +21,15 @@ DEBIAN_REVISION = "-1~deb12u1"
 
 def packages(kernel_release: str) -> list[Package]:
     """Everything of the extra repository for a machine with this kernel."""
+    return system(kernel_release) + debian_driver()
+
+
+def system(kernel_release: str) -> list[Package]:
+    """What every system of debs needs for this kernel and the next."""
     found = [dkms()]
     for release in (kernel_release, next_release(kernel_release)):
         found += kernel(release)
-    return found + debian_driver()
+    return found
 
 
 def next_release(kernel_release: str) -> str:

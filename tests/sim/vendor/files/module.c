@@ -1,7 +1,9 @@
 /* A kernel module in name only: an ELF file whose .modinfo section modinfo and depmod understand.
  * It is never loaded into a kernel; the simulated modprobe reads it. Built by DKMS on the node with
  * -DNAME -DLICENSE -DVERSION against the kernel's installed headers. */
+#ifndef UTS_RELEASE
 #include <generated/utsrelease.h>
+#endif
 
 #define INFO(id, text) \
   static const char info_##id[] __attribute__((section(".modinfo"), used, aligned(1))) = text

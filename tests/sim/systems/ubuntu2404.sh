@@ -1,0 +1,2 @@
+# Ubuntu 24.04: nothing to do beside its files.
+grep -q '^ID=ubuntu$' /etc/os-release
