@@ -159,13 +159,13 @@ def solve_fleet(
     """
     fleet = kept.fleet() if kept else fleet
     catalogue = load()
-    offered = _offered(fleet, survey, catalogue, say)
+    answered = offered(fleet, survey, catalogue, say)
     asked: dict[str, Case] = {}
     for name, host in fleet.hosts.items():
         if name in survey.facts:
             facts = survey.facts[name]
             needed = place(host.spec, facts, catalogue)
-            available = offered[needed] if needed else Unavailable("it was not asked")
+            available = answered[needed] if needed else Unavailable("it was not asked")
             asked[name] = Case(host.spec, facts, available)
     found = choose_all(asked, catalogue, _today(), beside(whole or fleet, asked, lock))
     resolve = Resolver()
@@ -212,20 +212,21 @@ def _finished(answer: Answer, resolve: Resolver, kept: Kept | None) -> Solution:
     return complete(answer, resolve(wish) if environment is None else environment)
 
 
-def _offered(
-    fleet: Fleet, survey: Survey, catalogue: Catalogue, say: Say
+def offered(
+    fleet: Fleet, survey: Survey, catalogue: Catalogue, say: Say = on_terminal
 ) -> Mapping[Place, Available | Unavailable]:
+    """What every repository of a fleet offers, each asked through one host."""
     asking: dict[Place, list[str]] = {}
     for name, host in fleet.hosts.items():
         facts: NodeFacts | None = survey.facts.get(name)
         needed = place(host.spec, facts, catalogue) if facts else None
         if needed:
             asking.setdefault(needed, []).append(name)
-    offered = {}
+    answered = {}
     for needed, names in asking.items():
         say(f"asking {names[0]} what {needed.url} offers")
-        offered[needed] = ask_in_turn(needed, _connections(fleet, survey, names))
-    return offered
+        answered[needed] = ask_in_turn(needed, _connections(fleet, survey, names))
+    return answered
 
 
 def _connections(fleet: Fleet, survey: Survey, names: list[str]) -> Iterator[Asked]:

@@ -14,7 +14,7 @@ from deploy.facts import NodeFacts
 from deploy.fleet import exits
 from deploy.fleet.inventory import Fleet
 from deploy.survey import Survey
-from tests import factory, test_locking
+from tests import factory
 from tests.factory import driven, facts
 from tests.test_adopt import DRIVER, living
 from tests.test_locking import survey
@@ -208,7 +208,7 @@ def test_changed_wheels_are_told(
 def month(monkeypatch: pytest.MonkeyPatch, *without: str) -> None:
     """What the repository offers this month: all but these versions."""
     offers = [one for one in factory.offers() if not any(part in one.version for part in without)]
-    monkeypatch.setattr(test_locking.factory, "offers", lambda: offers)
+    monkeypatch.setattr(factory, "offers", lambda: offers)
 
 
 def versions(world: World, host: str) -> dict[str, str]:

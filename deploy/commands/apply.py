@@ -18,6 +18,7 @@ from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.names import fold
 from deploy.fleet.runs import Run, begin
 from deploy.fleet.waiting import Waiting
+from deploy.gone import without_gone
 from deploy.lock import Lock, lock_path, read_lock, write_lock
 from deploy.locking import answers, new_lock
 from deploy.outcome import exit_code, show, write_json
@@ -74,11 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
         with Waiting("looking", asked.hosts, sys.stderr) as waiting:
             found = survey(asked, ended=waiting.ended)
         solutions = answers(wave if lock else fleet, found, lock)
+        fresh = lock is None
         if lock is None:
             lock = make_lock(fleet, solutions, path, say)
         if lock is not None:
             record.locked_to(lock.digest)
         plans = make_plans(wave, found, solutions)
+        if not fresh:
+            plans = without_gone(wave, found, solutions, plans)
         outcomes = settle(wave, found, plans)
         for outcome in outcomes.values():
             record.result(outcome.host, outcome.status, message=outcome.message)

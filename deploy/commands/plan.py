@@ -13,6 +13,7 @@ from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.waiting import Waiting
+from deploy.gone import without_gone
 from deploy.lock import lock_path, read_lock
 from deploy.locking import answers, solve_fleet
 from deploy.plan import HostPlan, plan_host
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         found = survey(fleet, ended=waiting.ended)
     solutions = answers(fleet, found, lock, whole=whole)
     plans = make_plans(fleet, found, solutions)
+    if lock is not None:
+        plans = without_gone(fleet, found, solutions, plans)
     view = View(
         fleet=fleet.name,
         inventory=arguments.inventory,
