@@ -1,40 +1,16 @@
-"""The data files hold together, and rows that contradict each other are refused by name."""
-
-import copy
-import tomllib
-from importlib.resources import files
-from typing import Any
+"""What the data files say of silicon, drivers, CUDA and torch."""
 
 import pytest
 
-from deploy.catalog import CatalogueError, load
-from deploy.catalog.load import FILES, assemble
+from deploy.catalog import load
 from deploy.catalog.models import numbers
-
-Tables = dict[str, dict[str, Any]]
-
-
-@pytest.fixture
-def tables() -> Tables:
-    folder = files("deploy.catalog")
-    return {name: tomllib.loads((folder / f"{name}.toml").read_text()) for name in FILES}
-
-
-def row(tables: Tables, file: str, key: str, **match: Any) -> dict[str, Any]:
-    found = [
-        one
-        for one in tables[file][key]
-        if all(one.get(name) == value for name, value in match.items())
-    ]
-    assert len(found) == 1
-    return found[0]
 
 
 def test_the_catalogue_loads_and_every_row_names_a_dated_source() -> None:
     catalogue = load()
     assert catalogue.source("gpus", "ogkm").endswith("2026-11-22")
     assert all(source.date >= "2023" for source in catalogue.sources.values())
-    assert catalogue.vendor("apt").key_fingerprint == "EB693B3035CD5710E231E123A4B469963BF863CC"
+    assert catalogue.key_of("debian12").fingerprint == "EB693B3035CD5710E231E123A4B469963BF863CC"
 
 
 @pytest.mark.parametrize(
@@ -75,67 +51,96 @@ def test_the_newest_driver_of_a_branch_serves_what_shipped_with_it() -> None:
         )
 
 
-def change(file: str, key: str, match: dict[str, Any], **values: Any) -> Any:
-    def apply(tables: Tables) -> None:
-        row(tables, file, key, **match).update(values)
-
-    return apply
-
-
-def add(file: str, key: str, match: dict[str, Any], **values: Any) -> Any:
-    def apply(tables: Tables) -> None:
-        tables[file][key].append({**copy.deepcopy(row(tables, file, key, **match)), **values})
-
-    return apply
-
-
-def build(version: str, name: str, **values: Any) -> Any:
-    def apply(tables: Tables) -> None:
-        found = row(tables, "torch", "release", version=version)
-        next(one for one in found["build"] if one["build"] == name).update(values)
-
-    return apply
+@pytest.mark.parametrize(
+    ("device", "architecture"),
+    [
+        ("1b7f", "pascal"),
+        ("1dff", "volta"),
+        ("21ab", "turing"),
+        ("20fe", "ampere"),
+        ("233f", "hopper"),
+        ("2345", "grace-hopper"),
+        ("28ff", "ada"),
+        ("2bff", "blackwell"),
+        ("31ff", "blackwell"),
+        ("2b00", None),  # Jetson: its driver is part of its system image
+        ("3002", None),  # Rubin: no driver of the catalogue names it
+        ("2f95", None),  # a root port
+        ("22a3", None),  # an NVSwitch
+    ],
+)
+def test_an_unknown_id_falls_to_the_range_of_its_architecture(
+    device: str, architecture: str | None
+) -> None:
+    found = load().range_of(device)
+    assert device not in load().gpu
+    assert (found.name if found else None) == architecture
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("device", "fabric", "nvlink", "kind"),
     [
-        (add("gpus", "gpu", {"device": "2330"}), "device 2330 is there twice"),
-        (add("drivers", "branch", {"number": 580}), "branch 580 is there twice"),
-        (add("torch", "release", {"version": "2.13.0"}), "release 2.13.0 is there twice"),
-        (change("gpus", "gpu", {"device": "2330"}, architecture="hoper"), "no architecture hoper"),
-        (change("gpus", "gpu", {"device": "2330"}, compute="8.9"), "8.9 belongs to ada"),
-        (change("gpus", "gpu", {"device": "2330"}, source="x"), "names source x"),
-        (change("gpus", "gpu", {"device": "2330"}, device="0x2330"), "gpus"),
-        (change("gpus", "gpu", {"device": "2330"}, pci="1"), "pci"),
-        (change("gpus", "architecture", {"name": "volta"}, modules=[]), "modules"),
-        (change("gpus", "architecture", {"name": "volta"}, driver_min=590), "after 580"),
-        (change("gpus", "architecture", {"name": "volta"}, driver_max=581), "branch 581"),
-        (change("gpus", "architecture", {"name": "volta"}, cuda_last="12.7"), "no CUDA release"),
-        (change("drivers", "branch", {"number": 580}, newest="595.1"), "580: newest 595.1"),
-        (change("drivers", "branch", {"number": 580}, ended=True), "580: has an end of life"),
-        (change("drivers", "branch", {"number": 580}, cuda="13.2"), "which needs 595.71.05"),
-        (change("cuda", "release", {"release": "13.0"}, driver="570.1"), "below the floor 580"),
-        (change("cuda", "release", {"release": "12.9"}, driver="590.1"), "12.9 needs 590.1"),
-        (change("cuda", "release", {"release": "12.9"}, release="14.0"), "no row for its major"),
-        (change("cuda", "notice", {"release": "12.9"}, release="12.7"), "notice names release"),
-        (build("2.13.0", "cu126", pypi=True), "two builds on the default index"),
-        (build("2.13.0", "cu126", cuda="12.8"), "claims CUDA 12.8"),
-        (build("2.13.0", "cu126", cudnn="9.20.0.48"), "cuDNN 9.20.0.48 does not support"),
-        (build("2.13.0", "cu130", capabilities=["7.0", "9.0"]), "(volta), whose last CUDA is 12.9"),
-        (build("2.13.0", "cu130", source="x"), "names source x"),
+        ("1db5", "", 2, "data-centre"),
+        ("1db4", "", 0, "data-centre"),
+        ("20b2", "", 3, "data-centre"),
+        ("2330", "", 4, "data-centre"),
+        ("2901", "nvlink5", 5, "data-centre"),
+        ("3182", "nvlink5", 5, "data-centre"),
+        ("31c2", "imex", 5, "data-centre"),
+        ("2941", "imex", 5, "data-centre"),
+        ("2bb5", "", 0, "data-centre"),
+        ("2684", "", 0, "workstation"),
+        ("2230", "", 3, "workstation"),
     ],
 )
-def test_contradicting_rows_are_refused_by_name(tables: Tables, damage: Any, said: str) -> None:
-    damage(tables)
-    with pytest.raises(CatalogueError) as error:
-        assemble(tables)
-    assert said in str(error.value)
+def test_what_boards_need_and_carry(device: str, fabric: str, nvlink: int, kind: str) -> None:
+    found = load().gpu[device]
+    assert (found.fabric, found.nvlink, found.kind) == (fabric, nvlink, kind)
 
 
-def test_every_fault_is_said_at_once(tables: Tables) -> None:
-    change("gpus", "gpu", {"device": "2330"}, source="x")(tables)
-    change("drivers", "branch", {"number": 580}, ended=True)(tables)
-    with pytest.raises(CatalogueError) as error:
-        assemble(tables)
-    assert len(error.value.faults) == 2
+def test_nvswitches_tell_their_nvlink() -> None:
+    assert {row.device: row.nvlink for row in load().nvswitches} == {"1af1": 3, "22a3": 4}
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "floor"),
+    [
+        ("13.0", "13.0.0", "580.65.06"),
+        ("13.0", "13.0.2", "580.95.05"),
+        ("13.0", "13.0.3", "580.95.05"),  # an update without a row: the newest one's floor
+        ("12.6", "12.6.0", "560.28.03"),
+        ("13.4", "13.4.1", "615"),
+    ],
+)
+def test_the_floor_of_an_update(release: str, version: str, floor: str) -> None:
+    assert load().cuda_release[release].floor(version) == floor
+
+
+def test_a_release_asks_for_the_driver_of_its_newest_update() -> None:
+    assert load().cuda_release["12.2"].driver == "535.104.05"
+
+
+@pytest.mark.parametrize(
+    ("version", "machine", "build", "compute", "runs"),
+    [
+        ("2.15.0", "x86_64", "cu132", "7.0", False),
+        ("2.14.1", "x86_64", "cu126", "7.0", True),
+        ("2.14.1", "x86_64", "cu126", "10.0", False),
+        ("2.10.0", "x86_64", "cu128", "7.0", True),
+        ("2.11.0", "aarch64", "cu130", "9.0", True),
+        ("2.11.0", "aarch64", "cu130", "8.9", True),  # by its 8.0 code
+        ("2.15.0", "aarch64", "cu132", "7.5", False),
+        ("2.15.0", "aarch64", "cu132", "10.3", True),
+    ],
+)
+def test_builds_hold_code_for(
+    version: str, machine: str, build: str, compute: str, runs: bool
+) -> None:
+    row = next(row for row in load().torch if row.version == version)
+    found = next(one for one in row.builds if (one.machine, one.build) == (machine, build))
+    assert found.runs_on(compute) == runs
+
+
+def test_arm_wheels_of_the_default_index_have_cuda_from_2_11_on() -> None:
+    for row in load().torch:
+        assert ("aarch64" in row.cpu_wheel) == (numbers(row.version) < (2, 11)), row.version
