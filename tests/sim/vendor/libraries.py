@@ -16,7 +16,7 @@ CUDNN = {
 }
 """cuDNN version: CUDA majors it is packaged for."""
 
-NCCL = ("2.29.7-1+cuda12.9", "2.29.7-1+cuda13.0", "2.30.7-1+cuda12.9", "2.30.7-1+cuda13.0")
+NCCL = ("2.29.3-1+cuda12.9", "2.29.7-1+cuda13.0", "2.30.7-1+cuda12.9", "2.30.7-1+cuda13.0")
 
 DCGM = "1:4.5.2-1"
 
