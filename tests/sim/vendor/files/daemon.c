@@ -1,9 +1,10 @@
-/* The vendor's three GPU daemons: each holds the device files open, so that the module is in use, and
+/* The vendor's GPU daemons: each holds the device files open, so that the module is in use, and
  * refuses to start where the real one does. Forks once it is up: a start that fails is seen by systemd.
  *
  * -DVERSION="\"580.178.04\"" and one of
  *   -DPERSISTENCED     nvidia-persistenced: persistence mode on while it runs
  *   -DFABRICMANAGER    nv-fabricmanager: needs NVSwitches and its own version loaded; fabric completed
+ *   -DIMEX             nvidia-imex: needs its own version loaded, and nodes to connect to
  *   -DHOSTENGINE       nv-hostengine (DCGM): needs a loaded driver of any version
  * Wording of refusals: the daemons' own (for the fabric manager's see dstackai/dstack#2348). */
 #include "sim.h"
@@ -17,6 +18,9 @@
 #elif defined(FABRICMANAGER)
 #define NAME "nv-fabricmanager"
 #define PID_FILE "/run/nvidia-fabricmanager/nv-fabricmanager.pid"
+#elif defined(IMEX)
+#define NAME "nvidia-imex"
+#define PID_FILE "/run/nvidia-imex.pid"
 #else
 #define NAME "nv-hostengine"
 #define PID_FILE "/run/nvhostengine.pid"
@@ -67,7 +71,15 @@ int main(int argc, char **argv) {
   for (int i = 0; i < sim_pci_count("0x068000"); i++)
     if (!hold("nvidia-nvswitch", i)) return refuse("cannot open the NVSwitch device files%s", "");
 #endif
-#ifdef PERSISTENCED
+#ifdef IMEX
+  FILE *nodes = fopen(sim_path(full, sizeof full, "/etc/nvidia-imex/nodes_config.cfg"), "r");
+  char line[128];
+  int named = 0;
+  while (nodes && fgets(line, sizeof line, nodes)) named += line[0] != '#' && line[0] != '\n';
+  if (nodes) fclose(nodes);
+  if (!named) return refuse("no nodes in /etc/nvidia-imex/nodes_config.cfg%s", "");
+#endif
+#if defined(PERSISTENCED) || defined(IMEX)
   if (strcmp(loaded, VERSION))
     return refuse("Failed to initialize: the kernel module has version %s, this is %s", loaded);
 #endif

@@ -1,13 +1,11 @@
 /* A simulated nvidia-smi over whatever libnvidia-ml.so.1 the loader finds, as the real one is.
  *
  * Knows: no arguments (table), -L, -q, --query-gpu=, --query-compute-apps=, --format=csv[,noheader]
- * [,nounits], -i INDEX, -pm 0|1, --version. Anything else is refused with exit status 2.
+ * [,nounits], -i INDEX, -pm 0|1, and what smi-settings.h sets. Anything else: exit status 2.
  * Exit statuses and texts: NVIDIA's nvidia-smi manual page, RETURN VALUE (2 invalid argument, 6 query
  * found nothing, 9 driver not loaded, 12 library missing, 15 GPU lost, 18 as NVML codes go). */
+#include "sim.h"
 #include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 typedef void *device_t;
 typedef unsigned int u32;
@@ -66,8 +64,8 @@ static device_t device(u32 index) {
 
 /* ---- one value ----------------------------------------------------------------------------- */
 
-enum kind { TEXT, COUNT, INDEX, DRIVER, NUMBER, PAIR_FIRST, BUS, MEMORY, ECC, REMAP, ON_OFF,
-            MILLIWATT, CC, FABRIC, COMPUTE };
+enum kind { TEXT, COUNT, INDEX, DRIVER, NUMBER, PAIR_FIRST, PAIR_SECOND, BUS, MEMORY, ECC, REMAP, ON_OFF,
+            MILLIWATT, POWER_MIN, POWER_MAX, CC, FABRIC, COMPUTE };
 struct query { const char *name, *function, *unit; enum kind kind; u32 argument; };
 static const struct query queries[] = {
     {"index", "", "", INDEX, 0},
@@ -89,7 +87,9 @@ static const struct query queries[] = {
     {"persistence_mode", "nvmlDeviceGetPersistenceMode", "", ON_OFF, 0},
     {"compute_mode", "nvmlDeviceGetComputeMode", "", COMPUTE, 0},
     {"mig.mode.current", "nvmlDeviceGetMigMode", "", PAIR_FIRST, 0},
+    {"mig.mode.pending", "nvmlDeviceGetMigMode", "", PAIR_SECOND, 0},
     {"ecc.mode.current", "nvmlDeviceGetEccMode", "", PAIR_FIRST, 0},
+    {"ecc.mode.pending", "nvmlDeviceGetEccMode", "", PAIR_SECOND, 0},
     {"ecc.errors.corrected.volatile.total", "nvmlDeviceGetTotalEccErrors", "", ECC, 0},
     {"ecc.errors.uncorrected.volatile.total", "nvmlDeviceGetTotalEccErrors", "", ECC, 1},
     {"ecc.errors.corrected.aggregate.total", "nvmlDeviceGetTotalEccErrors", "", ECC, 0},
@@ -103,7 +103,11 @@ static const struct query queries[] = {
     {"pcie.link.width.max", "nvmlDeviceGetMaxPcieLinkWidth", "", NUMBER, 0},
     {"temperature.gpu", "nvmlDeviceGetTemperature", "", NUMBER, 1},
     {"power.draw", "nvmlDeviceGetPowerUsage", " W", MILLIWATT, 0},
-    {"power.limit", "nvmlDeviceGetEnforcedPowerLimit", " W", MILLIWATT, 0},
+    {"power.limit", "nvmlDeviceGetPowerManagementLimit", " W", MILLIWATT, 0},
+    {"enforced.power.limit", "nvmlDeviceGetEnforcedPowerLimit", " W", MILLIWATT, 0},
+    {"power.default_limit", "nvmlDeviceGetPowerManagementDefaultLimit", " W", MILLIWATT, 0},
+    {"power.min_limit", "nvmlDeviceGetPowerManagementLimitConstraints", " W", POWER_MIN, 0},
+    {"power.max_limit", "nvmlDeviceGetPowerManagementLimitConstraints", " W", POWER_MAX, 0},
     {"clocks.current.sm", "nvmlDeviceGetClockInfo", " MHz", NUMBER, 2},
     {"clocks.max.sm", "nvmlDeviceGetMaxClockInfo", " MHz", NUMBER, 2},
     {"fabric.state", "nvmlDeviceGetGpuFabricInfo", "", FABRIC, 0},
@@ -135,6 +139,10 @@ static void show(char *out, size_t size, u32 index, u32 count, device_t d, const
       code = CALL(q->function, d, &a, &b);
       snprintf(text, sizeof text, "%s", a ? "Enabled" : "Disabled");
       break;
+    case PAIR_SECOND:
+      code = CALL(q->function, d, &a, &b);
+      snprintf(text, sizeof text, "%s", b ? "Enabled" : "Disabled");
+      break;
     case ON_OFF:
       code = CALL(q->function, d, &a);
       snprintf(text, sizeof text, "%s", a ? "Enabled" : "Disabled");
@@ -165,6 +173,12 @@ static void show(char *out, size_t size, u32 index, u32 count, device_t d, const
       break;
     case MILLIWATT:
       code = CALL(q->function, d, &a);
+      snprintf(text, sizeof text, "%u.%02u%s", a / 1000, a % 1000 / 10, unit);
+      break;
+    case POWER_MIN:
+    case POWER_MAX:
+      code = CALL(q->function, d, &a, &b);
+      if (q->kind == POWER_MAX) a = b;
       snprintf(text, sizeof text, "%u.%02u%s", a / 1000, a % 1000 / 10, unit);
       break;
     case FABRIC:
@@ -266,6 +280,8 @@ static int table(u32 count) {
   return 0;
 }
 
+#include "smi-settings.h"
+
 static int list(u32 count) {
   char name[96], uuid[96];
   for (u32 i = 0; i < count; i++) {
@@ -273,6 +289,7 @@ static int list(u32 count) {
     show(name, sizeof name, i, count, d, lookup("name"));
     show(uuid, sizeof uuid, i, count, d, lookup("uuid"));
     printf("GPU %u: %s (UUID: %s)\n", i, name, uuid);
+    list_devices(i);
   }
   return 0;
 }
@@ -310,6 +327,9 @@ static int persistence(u32 count, u32 mode) {
 int main(int argc, char **argv) {
   const char *gpu = 0, *apps = 0;
   int listing = 0, log = 0, mode = -1;
+  int (*set)(u32, device_t, const void *) = 0;
+  u32 value = 0;
+  if (argc > 1 && !strcmp(argv[1], "mig")) return mig_command(argc - 2, argv + 2);
   for (int i = 1; i < argc; i++) {
     const char *a = argv[i];
     if (!strcmp(a, "-L") || !strcmp(a, "--list-gpus")) listing = 1;
@@ -321,6 +341,9 @@ int main(int argc, char **argv) {
     else if (!strncmp(a, "--id=", 5)) only = atoi(a + 5);
     else if (!strcmp(a, "-pm") && i + 1 < argc) mode = atoi(argv[++i]);
     else if (!strncmp(a, "--persistence-mode=", 19)) mode = atoi(a + 19);
+    else if (!strcmp(a, "-pl") && i + 1 < argc) set = set_power, value = 1000 * (u32)atoi(argv[++i]);
+    else if (!strcmp(a, "-e") && i + 1 < argc) set = set_ecc, value = !!atoi(argv[++i]);
+    else if (!strcmp(a, "-mig") && i + 1 < argc) set = set_mig, value = !!atoi(argv[++i]);
     else {
       printf("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n\n");
       return 2;
@@ -334,6 +357,11 @@ int main(int argc, char **argv) {
     return 6;
   }
   if (mode >= 0) return persistence(count, (u32)mode);
+  if (set) {
+    int code = each(count, set, &value);
+    if (!code) puts("All done.");
+    return code;
+  }
   if (gpu) return query_gpu(gpu, count);
   if (apps) return query_apps(apps, count);
   if (listing) return list(count);

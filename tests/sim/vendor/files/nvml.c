@@ -13,7 +13,7 @@
 enum {
   OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4,
   NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, LIB_RM_VERSION_MISMATCH = 18,
-  GPU_IS_LOST = 15, ARGUMENT_VERSION_MISMATCH = 25
+  GPU_IS_LOST = 15, IN_USE = 19, ARGUMENT_VERSION_MISMATCH = 25
 };
 #define MIB (1024ull * 1024ull)
 typedef struct device { int index, number; } *device_t; /* in NVML's order, in the tree */
@@ -88,6 +88,7 @@ const char *nvmlErrorString(int code) {
     case DRIVER_NOT_LOADED: return "Driver Not Loaded";
     case LIB_RM_VERSION_MISMATCH: return "Driver/library version mismatch";
     case GPU_IS_LOST: return "GPU is lost";
+    case IN_USE: return "In use by another client";
     case ARGUMENT_VERSION_MISMATCH: return "Argument version mismatch";
     default: return "Unknown Error";
   }
@@ -266,8 +267,47 @@ int nvmlDeviceGetComputeMode(device_t d, u32 *out) {
 int nvmlDeviceGetMigMode(device_t d, u32 *current, u32 *pending) {
   REQUIRE(d);
   if (cc(d) != 80 && cc(d) != 90 && cc(d) < 100) return NOT_SUPPORTED;
-  *current = *pending = (u32)number(d, "mig_mode", 0);
+  *current = (u32)number(d, "mig_mode", 0);
+  *pending = (u32)number(d, "mig_pending", *current);
   return OK;
+}
+/* One value that lasts as long as the driver is loaded. */
+static int put(device_t d, const char *name, u32 value) {
+  char path[96], line[16];
+  if (geteuid()) return NO_PERMISSION;
+  snprintf(path, sizeof path, "/run/sim/nvml/%d/%s", d->number, name);
+  snprintf(line, sizeof line, "%u", value);
+  return sim_write(path, line) ? OK : NO_PERMISSION;
+}
+/* Another program that has the GPU's device file open; the driver's own daemon does not count. */
+static int in_use(device_t d) {
+  char wanted[64], path[300], link[256], name[32];
+  snprintf(wanted, sizeof wanted, "/dev/nvidia%d", d->number);
+  DIR *processes = opendir("/proc");
+  int used = 0;
+  for (struct dirent *one; processes && (one = readdir(processes));) {
+    snprintf(path, sizeof path, "/proc/%.20s/comm", one->d_name);
+    if (!atoi(one->d_name) || !sim_read(path, name, sizeof name)) continue;
+    if (!strncmp(name, "nvidia-persiste", 15) || !strncmp(name, "nv-fabricmanage", 15)) continue;
+    snprintf(path, sizeof path, "/proc/%.20s/fd", one->d_name);
+    DIR *files = opendir(path);
+    for (struct dirent *file; files && (file = readdir(files));) {
+      snprintf(path, sizeof path, "/proc/%.20s/fd/%.20s", one->d_name, file->d_name);
+      ssize_t length = readlink(path, link, sizeof link - 1);
+      if (length > 0) link[length] = 0, used |= !strcmp(link, wanted);
+    }
+    if (files) closedir(files);
+  }
+  if (processes) closedir(processes);
+  return used;
+}
+int nvmlDeviceSetMigMode(device_t d, u32 mode, u32 *activation) {
+  u32 current, pending;
+  int code = nvmlDeviceGetMigMode(d, &current, &pending);
+  if (code) return code;
+  *activation = current != mode && in_use(d) ? IN_USE : OK;
+  code = put(d, "mig_pending", mode);
+  return code || *activation ? code : put(d, "mig_mode", mode);
 }
 int nvmlDeviceGetMemoryBusWidth(device_t d, u32 *out) {
   REQUIRE(d);
@@ -279,8 +319,17 @@ int nvmlDeviceGetMemoryBusWidth(device_t d, u32 *out) {
 
 int nvmlDeviceGetEccMode(device_t d, u32 *current, u32 *pending) {
   REQUIRE(d);
-  *current = *pending = (u32)number(d, "ecc_mode", 1);
+  *current = (u32)number(d, "ecc_mode", 1);
+  *pending = (u32)number(d, "ecc_pending", *current);
   return OK;
+}
+/* Kept by the board over boots, of which the next one makes it the mode (guest: hardware.py). */
+int nvmlDeviceSetEccMode(device_t d, u32 mode) {
+  char path[96];
+  REQUIRE(d);
+  int code = put(d, "ecc_pending", mode);
+  snprintf(path, sizeof path, "/var/lib/sim/inforom/%d-ecc", d->number);
+  return code ? code : sim_write(path, mode ? "1" : "0") ? OK : NO_PERMISSION;
 }
 static u64 ecc_errors(device_t d, u32 kind) {
   return number(d, kind ? "ecc_uncorrected" : "ecc_corrected", 0);
@@ -413,6 +462,16 @@ int nvmlDeviceGetEnforcedPowerLimit(device_t d, u32 *out) {
 }
 int nvmlDeviceGetPowerManagementLimit(device_t d, u32 *out) {
   return nvmlDeviceGetEnforcedPowerLimit(d, out);
+}
+int nvmlDeviceGetPowerManagementLimitConstraints(device_t d, u32 *low, u32 *high) {
+  REQUIRE(d);
+  *high = power_limit(d);
+  *low = cc(d) == 90 ? 200000 : 100000;
+  return OK;
+}
+int nvmlDeviceSetPowerManagementLimit(device_t d, u32 limit) {
+  REQUIRE(d);
+  return put(d, "power_limit_mw", limit);
 }
 struct utilization { u32 gpu, memory; };
 int nvmlDeviceGetUtilizationRates(device_t d, struct utilization *out) {

@@ -21,6 +21,8 @@ MODULES = RUN / "sys/module"
 PROC_DRIVER = RUN / "proc/driver"
 NVML = RUN / "nvml"
 FAULTS = Path("/etc/sim/faults")
+INFOROM = Path("/var/lib/sim/inforom")
+"""What boards keep without power."""
 
 SPEED = {3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}
 
@@ -167,6 +169,9 @@ def main():
         for name, value in nvml_values(index).items():
             write(NVML / str(index) / name, value)
     write(NVML / "hang_s", 0)
+    INFOROM.mkdir(parents=True, exist_ok=True)
+    for kept in INFOROM.glob("*-ecc"):  # the mode that was asked for takes effect with a boot
+        write(NVML / kept.name.partition("-")[0] / "ecc_mode", kept.read_text().strip())
     mount_trees()
     for kind, argument in active():
         run(f"/usr/local/lib/sim/faults/{kind}", "boot", *([argument] if argument else []))

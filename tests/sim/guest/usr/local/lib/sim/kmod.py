@@ -12,10 +12,26 @@ from pathlib import Path
 import hardware
 import klog
 from hardware import MODULES, PROC_DRIVER, bind, bound_to, fault, write
-from modconf import RELEASE, barred, module_file
+from modconf import RELEASE, autoloaded, barred, module_file, options
 
 COMPANIONS = ("nvidia_modeset", "nvidia_uvm")
 VFIO = ("vfio_pci",)
+KERNELS_OWN = (*VFIO, "ib_umad")
+"""Modules that come with every kernel."""
+PARAMETERS = {
+    "ModifyDeviceFiles": "1",
+    "DeviceFileMode": "438",
+    "EnableMSI": "1",
+    "EnableStreamMemOPs": "0",
+    "EnableGpuFirmware": "18",
+    "EnablePCIERelaxedOrderingMode": "0",
+    "CreateImexChannel0": "0",
+    "PreserveVideoMemoryAllocations": "0",
+    "RegistryDwords": '""',
+}
+"""Some of what /proc/driver/nvidia/params of the real module shows, with its defaults."""
+FORGOTTEN = ("power_limit_mw", "mig_mode", "mig_pending", "mig_instances")
+"""Settings of a GPU that end with the driver's presence (on Hopper; Ampere keeps its MIG mode)."""
 NO_GSP = ("0x1db5",)  # Volta: no GSP, so no open module, and dropped by branches after 580
 LAST_BRANCH_WITH_VOLTA = 580  # research: provisioning 2.3
 
@@ -39,7 +55,7 @@ def load(name):
             if bound_to(slot) is None:  # a driver that is bound keeps its device
                 bind(slot, "nouveau")
         return
-    if name in VFIO:
+    if name in KERNELS_OWN:
         show_module(name, "")
         return
     found = module_file(name)
@@ -97,6 +113,15 @@ def show_driver(version, kind, slots):
         PROC_DRIVER / "nvidia/version",
         f"NVRM version: NVIDIA {kind}  {version}  Release Build  (simulated)\n"
         "GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)",
+    )
+    shown = dict(PARAMETERS)
+    for name, value in options("nvidia", "NVreg_").items():
+        if name not in shown:
+            klog.say(f"nvidia: unknown parameter 'NVreg_{name}' ignored", 4)
+        else:
+            shown[name] = str(int(value, 0)) if value[:1].isdigit() else f'"{value}"'
+    write(
+        PROC_DRIVER / "nvidia/params", "\n".join(f"{name}: {v}" for name, v in shown.items())
     )
     for minor, gpu in enumerate(hardware.described()["gpus"]):
         if gpu["slot"] in slots:
@@ -157,6 +182,11 @@ def unload(name):
         write(MODULES / "nvidia/refcnt", len(holders("nvidia")))
     if name == "nvidia":
         shutil.rmtree(PROC_DRIVER / "nvidia")
+        cut = {argument or "0" for kind, argument in hardware.active() if kind == "mig"}
+        for index, _ in enumerate(hardware.described()["gpus"]):
+            for setting in FORGOTTEN:
+                if setting != "mig_mode" or str(index) not in cut:
+                    (hardware.NVML / str(index) / setting).unlink(missing_ok=True)
         for file in glob.glob("/dev/nvidia*"):
             os.unlink(file)
 
@@ -201,3 +231,5 @@ def boot():
             load("nvidia")
         except RefusedError as refused:
             klog.say(f"modprobe: {refused}")
+    for name in set(autoloaded()) & set(KERNELS_OWN):
+        load(name)

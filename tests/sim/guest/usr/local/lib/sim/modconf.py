@@ -39,5 +39,21 @@ def barred(name, directories=("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/mo
     return any(wanted.match(line) for line in settings(directories))
 
 
+def options(name, prefix, directories=("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d")):
+    """Return the options of a module by name without prefix; of two the later one counts."""
+    found = {}
+    for line in settings(directories):
+        words = line.split()
+        if words[:2] == ["options", name]:
+            found |= dict(word.removeprefix(prefix).partition("=")[::2] for word in words[2:])
+    return found
+
+
+def autoloaded():
+    """Return the modules that modules-load.d names."""
+    lines = settings(("/etc/modules-load.d", "/usr/lib/modules-load.d"))
+    return [line.replace("-", "_") for line in lines]
+
+
 def _either(name):
     return name.replace("_", "[-_]")
