@@ -10,7 +10,7 @@ Names and shapes: research provisioning 2.6-2.8. The points that a deploy can tr
 
 from __future__ import annotations
 
-from . import scripts
+from . import interconnect, scripts
 from .driver import GRAPHICS, VERSIONS, daemon, library
 from .packages import Package, Text, shared_library, text_file
 
@@ -94,7 +94,7 @@ def fabric(version: str, revision: str = "-1") -> list[Package]:
             },
             scripts=scripts.service("nvidia-fabricmanager.service", enabled=False),
         ),
-        Package("nvidia-imex", package_version, "NVIDIA IMEX daemon"),
+        interconnect.imex(version, package_version),
         Package(
             "libnvidia-nscq",
             package_version,

@@ -19,6 +19,7 @@ CUDNN = {
 NCCL = ("2.29.3-1+cuda12.9", "2.29.7-1+cuda13.0", "2.30.7-1+cuda12.9", "2.30.7-1+cuda13.0")
 
 DCGM = "1:4.5.2-1"
+DCGM_3 = "1:3.3.9"
 
 
 def packages() -> list[Package]:
@@ -36,7 +37,7 @@ def packages() -> list[Package]:
         if 13 in majors
         for name in ("cudnn", "cudnn9")
     ]  # fmt: skip
-    return found + [p for version in NCCL for p in nccl(version)] + dcgm(DCGM)
+    return found + [p for version in NCCL for p in nccl(version)] + dcgm(DCGM) + [dcgm_3()]
 
 
 def cudnn(version: str, major: int) -> list[Package]:
@@ -150,6 +151,21 @@ def nccl(package_version: str) -> list[Package]:
             },
         ),
     ]  # fmt: skip
+
+
+def dcgm_3() -> Package:
+    """DCGM 3, which 4 replaces: another name, the same programs and unit."""
+    return Package(
+        "datacenter-gpu-manager",
+        DCGM_3,
+        "NVIDIA Data Center GPU Manager 3",
+        section="devel",
+        payload={
+            "/usr/bin/nv-hostengine": daemon("HOSTENGINE", "3.3.9"),
+            "/lib/systemd/system/nvidia-dcgm.service": text_file("nvidia-dcgm.service"),
+        },
+        scripts=scripts.service("nvidia-dcgm.service", enabled=False),
+    )
 
 
 def dcgm(version: str) -> list[Package]:
