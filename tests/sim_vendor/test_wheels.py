@@ -47,7 +47,7 @@ def resolve(index: str, requirement: str, home: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("variant", "torch", "cudnn", "nccl"),
     [
-        ("cu126", "2.13.0", "nvidia-cudnn-cu12==9.10.2.21", "nvidia-nccl-cu12==2.29.7"),
+        ("cu126", "2.13.0", "nvidia-cudnn-cu12==9.10.2.21", "nvidia-nccl-cu12==2.29.3"),
         ("cu130", "2.13.0", "nvidia-cudnn-cu13==9.20.0.48", "nvidia-nccl-cu13==2.29.7"),
         ("cu130", "2.14.1", "nvidia-cudnn-cu13==9.24.0.43", "nvidia-nccl-cu13==2.30.7"),
     ],

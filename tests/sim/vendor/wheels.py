@@ -95,7 +95,7 @@ OWN = [  # not part of the toolkit: name, version, variant, directory, SONAME
     ("nvidia-cudnn-cu13", "9.24.0.43", "cu130", "cudnn", "libcudnn.so.9"),
     ("nvidia-cusparselt-cu12", "0.7.1", "cu126", "cusparselt", "libcusparseLt.so.0"),
     ("nvidia-cusparselt-cu13", "0.8.1", "cu130", "cusparselt", "libcusparseLt.so.0"),
-    ("nvidia-nccl-cu12", "2.29.7", "cu126", "nccl", "libnccl.so.2"),
+    ("nvidia-nccl-cu12", "2.29.3", "cu126", "nccl", "libnccl.so.2"),
     ("nvidia-nccl-cu13", "2.29.7", "cu130", "nccl", "libnccl.so.2"),
     ("nvidia-nccl-cu13", "2.30.7", "cu130", "nccl", "libnccl.so.2"),
     ("nvidia-nvshmem-cu12", "3.4.5", "cu126", "nvshmem", "libnvshmem_host.so.3"),
@@ -216,7 +216,7 @@ def wheels() -> list[Wheel]:
     found = [
         torch("2.13.0", "12.6", (f"cuda-toolkit[{extras}]==12.6.3", "cuda-bindings>=12.9.4,<13",
               "nvidia-cudnn-cu12==9.10.2.21", "nvidia-cusparselt-cu12==0.7.1",
-              "nvidia-nccl-cu12==2.29.7", "nvidia-nvshmem-cu12==3.4.5", "triton==3.7.1")),
+              "nvidia-nccl-cu12==2.29.3", "nvidia-nvshmem-cu12==3.4.5", "triton==3.7.1")),
         torch("2.13.0", "13.0", (f"cuda-toolkit[{extras}]==13.0.3", "cuda-bindings>=13.0.3,<14",
               "nvidia-cudnn-cu13==9.20.0.48", "nvidia-cusparselt-cu13==0.8.1",
               "nvidia-nccl-cu13==2.29.7", "nvidia-nvshmem-cu13==3.4.5", "triton==3.7.1")),
