@@ -1,0 +1,232 @@
+"""What on a host would silently undo a stack, or silently does nothing: warnings from facts. Pure.
+
+Nothing here blocks: apply does what the plan says in spite of it. What is told is what moves
+afterwards, or what somebody believes to hold and does not. Facts: research, provisioning 2.7, 2.9.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from itertools import product
+
+from deploy import apt_hazards
+from deploy.catalog import load
+from deploy.catalog.systems import DriverNames
+from deploy.facts import NodeFacts, Package
+from deploy.interest import GPU_PACKAGES
+from deploy.packages import difference, locked
+from deploy.rpm_facts import LOCKS, locked_name
+from deploy.services import ENABLED
+from deploy.stack import Packages
+from deploy.steps import Wanted
+
+PINNING = r"nvidia-driver-pinning-[0-9.]+"
+META = re.compile(
+    r"(nvidia-open|cuda-drivers|nvidia-driver|nvidia-headless|cuda(-toolkit)?)(-\d.*)?"
+)
+"""Packages that hold nothing themselves; what they depend on, they take at any later version."""
+STATIC_CDI = "/etc/cdi/"
+REFRESH = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")
+
+
+def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
+    """Every hazard to this host's stack. A fact that could not be read is told, too."""
+    pins = locked(wanted.stack)
+    apt = wanted.stack.packaging == "apt"
+    return [
+        *_unread(facts, ("pins",) if apt else ("pins", "streams", "versionlocks")),
+        *(apt_hazards.warnings(wanted, facts) if apt else _dnf(wanted, facts, pins)),
+        *_holds(wanted, facts, pins),
+        *_inert_pinning(wanted, facts),
+        *_automatic(facts, pins),
+        *_mixed(wanted, facts),
+        *_cdi(wanted, facts),
+    ]
+
+
+def few(names: Iterable[str], shown: int = 3) -> str:
+    """The first names, and how many more there are."""
+    every = sorted(names)
+    rest = len(every) - shown
+    return ", ".join(every[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _unread(facts: NodeFacts, parts: Iterable[str]) -> Iterator[str]:
+    """Parts, or files of them, that were not looked at: what is in them is not known."""
+    for part in parts:
+        if getattr(facts, part) is None:
+            why = facts.unknown.get(part, "no reason given")
+            yield f"{part} could not be read ({why}): what they would undo is not known"
+        for field, why in sorted(facts.unknown.items()):
+            if field.startswith(f"{part}."):
+                path = field.removeprefix(f"{part}.")
+                yield f"{path} could not be read ({why}): what it would undo is not known"
+
+
+def _there(facts: NodeFacts) -> dict[str, Package]:
+    return {
+        name: found
+        for name, found in (facts.packages or {}).items()
+        if found.state[1:2] not in {"n", "c", ""}
+    }
+
+
+def _holds(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:
+    packages = _there(facts)
+    stuck = difference(pins, facts.packages or {}).held
+    dnf = wanted.stack.packaging == "dnf"
+    if stuck and not dnf:
+        yield (
+            f"on hold, and not at the locked version: {few(stuck)}; apply takes the hold off for "
+            "the change and sets it again"
+        )
+    held = {name for name, found in packages.items() if found.held}
+    metas = sorted(name for name in held - set(pins) if META.fullmatch(name))
+    if metas and not held - set(metas):
+        what = "locked by versionlock" if dnf else "on hold"
+        yield (
+            f"{few(metas)} is {what}, which holds only the metapackage: what it depends on may "
+            "move to any later version"
+        )
+
+
+def _inert_pinning(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+    """The driver layer replaces another pin by the stack's own; without one it stays."""
+    driver = wanted.stack.driver
+    if driver is None or driver.pinning:
+        return
+    branch = re.compile(rf"nvidia-driver-pinning-{driver.branch}(\..*)?")
+    for name in _there(facts):
+        if re.fullmatch(PINNING, name) and not branch.fullmatch(name):
+            yield (
+                f"{name} is installed and pins another branch than the driver's {driver.version}: "
+                "a pinning package that is installed beside it has no effect; remove it"
+            )
+
+
+def _automatic(facts: NodeFacts, pins: Packages) -> Iterator[str]:
+    """Pins and locks of ours keep what is in the lock; nothing keeps the rest."""
+    upgrades = facts.auto_upgrades
+    if upgrades is None or not upgrades.enabled:
+        return
+    loose = [
+        name
+        for name in _there(facts)
+        if re.search(GPU_PACKAGES, name)
+        and name not in pins
+        and not any(_blacklisted(name, pattern) for pattern in upgrades.blacklist)
+    ]
+    if loose:
+        yield (
+            f"packages are upgraded automatically here, and {few(loose)} "
+            f"{'is' if len(loose) == 1 else 'are'} in no lock: a library that moves under a "
+            "running job ends it; name them in the blacklist of the automatic upgrades, or wish "
+            "for them in the inventory"
+        )
+
+
+def _blacklisted(name: str, pattern: str) -> bool:
+    """unattended-upgrades takes Python's regular expressions, matched at the beginning."""
+    try:
+        return re.match(pattern, name) is not None
+    except re.error:
+        return False
+
+
+def _mixed(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+    driver, catalogue = wanted.stack.driver, load()
+    if driver is None:
+        return
+    row = catalogue.named(wanted.stack.distribution)
+    by_origin = {
+        origin: {
+            name
+            for branch in catalogue.branches
+            for named in [catalogue.driver_names(row.name, origin, branch.number)]
+            if named is not None
+            for name in _names(named)
+        }
+        for origin in row.origins
+    }
+    mine = by_origin.get(driver.origin, set()) | set(driver.packages)
+    for origin, theirs in by_origin.items():
+        there = (theirs - mine) & _there(facts).keys() if origin != driver.origin else set()
+        if there:
+            yield (
+                f"mixed origins: {few(there)} of the {origin}'s driver packages beside the "
+                f"{driver.origin}'s driver {driver.version}; they replace each other's files"
+            )
+
+
+def _names(names: DriverNames) -> Iterator[str]:
+    yield from (names.module_open, names.module_closed)
+    yield from (*names.driver, *names.coherent, *names.fabric_nvswitch)
+
+
+def _cdi(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+    """Where the container toolkit is in the stack, its layer tells this."""
+    if wanted.stack.container_toolkit is not None:
+        return
+    services = facts.services or {}
+    refreshed = any(unit in services and services[unit].enabled in ENABLED for unit in REFRESH)
+    for path in sorted(facts.cdi or {}):
+        if refreshed and path.startswith(STATIC_CDI):
+            yield (
+                f"{path} lists the GPUs beside what nvidia-cdi-refresh keeps in /run/cdi: every "
+                "device is there twice, and the file does not follow the driver"
+            )
+
+
+# ---- dnf
+
+
+def _dnf(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:
+    yield from _stream(wanted, facts)
+    yield from _excluded(facts, pins)
+    arch = wanted.stack.arch
+    for entry in facts.versionlocks or ():
+        against = [name for name, pin in pins.items() if _forbids(entry, name, pin.version, arch)]
+        if against:
+            yield (
+                f"{LOCKS}: `{entry}` does not allow the locked version of {few(against)}: apply "
+                "goes around it, and dnf by hand would then hide the package; remove the entry "
+                "(dnf versionlock delete)"
+            )
+
+
+def _stream(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+    driver = wanted.stack.driver
+    if driver is None:
+        return
+    module, _, stream = driver.stream.partition(":")
+    for name, found in sorted((facts.streams or {}).items()):
+        if not re.search(GPU_PACKAGES, name) or (name, found) == (module, stream):
+            continue
+        yield (
+            f"module stream {name}:{found} is enabled, the locked driver is of "
+            f"{driver.stream or 'no stream'}: until it is reset, dnf takes packages of that stream "
+            f"only (dnf module reset {name})"
+        )
+
+
+def _excluded(facts: NodeFacts, pins: Packages) -> Iterator[str]:
+    for pin in facts.pins or ():
+        words = pin.package.split()
+        hidden = [name for name in pins if any(fnmatchcase(name, word) for word in words)]
+        if hidden:
+            yield (
+                f"{pin.path}: {pin.pin} ({pin.package}) hides {few(hidden)}, which the lock names: "
+                "dnf does not find them; take them out of that line"
+            )
+
+
+def _forbids(entry: str, name: str, version: str, arch: str) -> bool:
+    """Whether an entry of versionlock hides this package at this version. An entry is a pattern of
+    name-epoch:version-release.arch; with ! it hides what matches, else everything else."""
+    pattern = entry.removeprefix("!")
+    epoch, _, rest = version.rpartition(":")
+    spelled = product((f"{epoch or 0}:{rest}", rest), ("", f".{arch}", ".noarch"))
+    matched = any(fnmatchcase(f"{name}-{form}{end}", pattern) for form, end in spelled)
+    if entry.startswith("!"):
+        return matched
+    return fnmatchcase(name, locked_name(entry)) and not matched
