@@ -19,7 +19,7 @@ CUDNN = {
 NCCL = ("2.29.3-1+cuda12.9", "2.29.7-1+cuda13.0", "2.30.7-1+cuda12.9", "2.30.7-1+cuda13.0")
 
 DCGM = "1:4.5.2-1"
-DCGM_3 = "1:3.3.9"
+DCGM_3 = "1:3.3.9-1"
 
 
 def packages() -> list[Package]:
