@@ -13,6 +13,7 @@ from deploy import (
     driver,
     expected,
     fabric,
+    hazards,
     imex,
     memlock,
     module,
@@ -32,6 +33,7 @@ from deploy.fleet.model import Model
 from deploy.kernels import wanted_kernels
 from deploy.known import UnknownFact, known
 from deploy.packages import locked, upstream
+from deploy.prerequisites import lacks_source
 from deploy.stack import Blocked
 from deploy.steps import Reboot, Step, Wanted
 
@@ -106,6 +108,7 @@ def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
         steps = _in_their_turn(steps)
         blocked = (
             unprivileged.lacking(wanted, facts, steps)
+            or lacks_source(wanted, facts)
             or _refused(wanted, facts)
             or _no_way(wanted, facts, steps)
         )
@@ -278,6 +281,7 @@ def _warnings(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[str]:
     if wanted.spec.privileged:
         for part in (rdma, imex, settings, container_toolkit):
             found += part.warnings(wanted, facts)
+    found += hazards.warnings(wanted, facts)
     place = "/" if wanted.spec.privileged else _parent(wanted)
     disk, fetch = known(facts, "disks", facts.disks).get(place), sum(s.download for s in steps)
     if disk is not None and fetch and disk.available < 3 * fetch:
