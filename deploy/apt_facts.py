@@ -90,7 +90,12 @@ def read_apt(lines: list[str], root: bool, unknown: dict[str, str]) -> dict[str,
     off = settings.get("APT::Periodic::Enable", "1") == "0"
     upgrades = AutoUpgrades(enabled=daily not in {"0", ""} and not off, blacklist=tuple(blacklist))
     values = {"pins": tuple(pins), "sources": tuple(sources), "auto_upgrades": upgrades}
-    return values | {"streams": {}, "versionlocks": (), "own_versionlocks": ()}
+    return values | {
+        "packaging": "apt",
+        "streams": {},
+        "versionlocks": (),
+        "own_versionlocks": (),
+    }
 
 
 def _files(lines: list[str]) -> Iterator[tuple[str, str, list[str]]]:

@@ -7,14 +7,17 @@ time) and 2.12 (stop the driver's services, unload, change, load, else reboot).
 import re
 from collections.abc import Iterable
 
-from deploy import apt, module
+from deploy import dnf, module
+from deploy.catalog import load
 from deploy.facts import NodeFacts
 from deploy.idle import MUST_BE_IDLE
 from deploy.interest import DRIVER_PACKAGES
+from deploy.kernels import wanted_kernels
 from deploy.known import known
 from deploy.packages import Difference, difference, locked, names_like, upstream
 from deploy.stack import Driver
 from deploy.steps import Step, Wanted
+from deploy.transact import transaction
 
 NAME = "driver"
 PINNING = r"nvidia-driver-pinning-[0-9.]+"
@@ -28,22 +31,24 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         return []
     packages = known(facts, "packages", facts.packages)
     lacks = difference(driver.packages, packages)
-    disturbs = bool(lacks) and _disturbs(facts, driver, lacks)
+    disturbs = bool(lacks) and _disturbs(wanted, facts, driver, lacks)
     found = _pinned(wanted, facts, driver, disturbs=disturbs)
     found += _installed(wanted, facts, driver, lacks, disturbs=disturbs)
     return found + module.steps(NAME, wanted, facts, changes=bool(lacks))
 
 
-def _disturbs(facts: NodeFacts, driver: Driver, lacks: Difference) -> bool:
+def _disturbs(wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Difference) -> bool:
     """Files of a driver change that may be in use. Where the branch is part of the packages' names
     (Ubuntu) nothing moves and yet another driver goes: that one is loaded tells."""
     modules = known(facts, "modules", facts.modules)
     packages = known(facts, "packages", facts.packages)
     other = modules.loaded_version != "" and not module.runs(modules, driver)
-    return lacks.replaces or other or bool(_other_flavour(driver, packages))
+    return lacks.replaces or other or bool(_other_modules(wanted, packages))
 
 
 def _pinned(wanted: Wanted, facts: NodeFacts, driver: Driver, *, disturbs: bool) -> list[Step]:
+    if driver.stream:
+        return _streamed(driver, facts, disturbs=disturbs)
     if not driver.pinning:
         return []
     packages = known(facts, "packages", facts.packages)
@@ -53,7 +58,7 @@ def _pinned(wanted: Wanted, facts: NodeFacts, driver: Driver, *, disturbs: bool)
         return []
     held = [name for name in others if packages[name].held]
     why = "; ".join([lacks.why] * bool(lacks) + [f"{name} pins another branch" for name in others])
-    command = apt.transaction(
+    command = transaction(
         wanted.stack, driver.pinning, lacks, remove=others, held=held, conffiles="confnew"
     )
     return [
@@ -65,6 +70,24 @@ def _pinned(wanted: Wanted, facts: NodeFacts, driver: Driver, *, disturbs: bool)
             # The pin of another branch would let apt move a driver that is in use.
             disruptive=disturbs,
             download=lacks.download,
+        )
+    ]
+
+
+def _streamed(driver: Driver, facts: NodeFacts, *, disturbs: bool) -> list[Step]:
+    """The module stream decides which of the vendor's packages dnf sees at all. A second stream of
+    a module is refused until it is reset (dnf(8), "Module Command")."""
+    module_name, _, wish = driver.stream.partition(":")
+    found = known(facts, "streams", facts.streams).get(module_name, "")
+    if found == wish:
+        return []
+    return [
+        Step(
+            layer=NAME,
+            title=f"module stream {driver.stream} is enabled",
+            why=f"stream {found} is enabled" if found else f"no stream of {module_name} is enabled",
+            commands=(dnf.stream(driver.stream),),
+            disruptive=disturbs,
         )
     ]
 
@@ -100,19 +123,22 @@ def _installed(
         return []
     packages = known(facts, "packages", facts.packages)
     may_go = companions(wanted, facts)
-    install = apt.transaction(
+    also, stale = _signed(wanted, facts, driver)
+    may_go += stale
+    install = transaction(
         wanted.stack,
         driver.packages,
         lacks,
         may_go=may_go,
         may_be=driver.version,
+        also=also,
         held=[name for name in may_go if packages[name].held],
         before=MUST_BE_IDLE if disturbs else "",
         timeout_s=module.BUILD_S,
         log=module.make_log(driver),
     )
-    other = _other_flavour(driver, packages.keys())
-    why = lacks.why + (f"; {other} is the other flavour and goes" if other else "")
+    other = ", ".join(_other_modules(wanted, packages.keys()))
+    why = lacks.why + (f"; the modules of {other} go" if other else "")
     return [
         Step(
             layer=NAME,
@@ -125,7 +151,33 @@ def _installed(
     ]
 
 
-def _other_flavour(driver: Driver, names: Iterable[str]) -> str:
-    """The module package of the flavour that is not wanted, when it is installed."""
-    other = "nvidia-kernel-dkms" if driver.flavour == "open" else "nvidia-kernel-open-dkms"
-    return other if other in set(names) - driver.packages.keys() else ""
+def _signed(wanted: Wanted, facts: NodeFacts, driver: Driver) -> tuple[list[str], list[str]]:
+    """Packages of signed modules that must come along with this driver, those of the installed
+    kernels included, and installed ones that belong to another driver."""
+    packages = known(facts, "packages", facts.packages)
+    mine = re.escape(driver.prebuilt).replace(r"\{kernel\}", r"\d.*")
+    installed = names_like(packages, r"linux-(modules|objects|signatures)-nvidia-.*")
+    along = {name for name in installed if mine and re.fullmatch(mine, name)}
+    along |= set(module.prebuilt_packages(driver, wanted_kernels(facts)))
+    return sorted(along), [name for name in installed if name not in along]
+
+
+def _other_modules(wanted: Wanted, names: Iterable[str]) -> list[str]:
+    """Installed packages with kernel modules that are not the wanted driver's: of the other flavour
+    or another branch, by the names that the distribution's origins use."""
+    assert wanted.stack.driver is not None
+    catalogue = load()
+    schemes = set(catalogue.named(wanted.stack.distribution).origins.values())
+    templates = {
+        template
+        for row in catalogue.driver_schemes
+        if row.scheme in schemes
+        for template in (row.module_open, row.module_closed)
+        if template
+    }
+    pattern = "|".join(re.escape(one).replace(r"\{branch\}", r"\d+") for one in sorted(templates))
+    return sorted(
+        name
+        for name in names
+        if re.fullmatch(pattern, name) and name not in wanted.stack.driver.packages
+    )

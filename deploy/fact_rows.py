@@ -17,11 +17,12 @@ ROOM = {"/": 10e9, "/boot": 0.3e9, "/tmp": 2e9}
 5 to 8 GB and a torch environment 3 to 7 GB; /boot holds one more initramfs."""
 
 PARTS = {
-    "driver": r"nvidia-driver-cuda|libnvidia-ml1|libnvidia-compute-?\d*|nvidia-kernel-.*dkms",
-    "fabric manager": r"nvidia-fabricmanager(-\d+)?",
+    "driver": r"nvidia-driver-cuda|libnvidia-ml1?|libnvidia-compute-?\d*(-server)?"
+    r"|nvidia-kernel-.*dkms|kmod-nvidia-.*dkms|nvidia-dkms-.*",
+    "fabric manager": r"nvidia-fabric-?manager(-\d+)?",
     "CUDA toolkit": r"cuda-toolkit-\d+-\d+",
     "cuDNN": r"libcudnn\d+-cuda-\d+|libcudnn\d+",
-    "NCCL": r"libnccl2",
+    "NCCL": r"libnccl2?",
     "DCGM": r"datacenter-gpu-manager(-4-core)?",
 }
 """The packages whose version stands for a part of the stack."""
@@ -30,7 +31,7 @@ PARTS = {
 def fact_rows(facts: NodeFacts, catalogue: Catalogue) -> tuple[Row, ...]:
     """Every row of one host, in reading order; rows with nothing to say are left out."""
     makers = (
-        _system, _gpus, _driver, _foreign, _in_use, _packages, _dpkg, _cuda, _environments,
+        _system, _gpus, _driver, _foreign, _in_use, _packages, _locks, _dpkg, _cuda, _environments,
         _services, _tools, _disks, _own, _unknown,
     )  # fmt: skip
     return tuple(row for make in makers for row in make(facts, catalogue))
@@ -142,6 +143,17 @@ def _packages(facts: NodeFacts, catalogue: Catalogue) -> Iterator[Row]:
         yield Row("sources", "\n".join(sources))
 
 
+def _locks(facts: NodeFacts, catalogue: Catalogue) -> Iterator[Row]:
+    """What only dnf has."""
+    if facts.streams:
+        text = ", ".join(f"{module}:{stream}" for module, stream in sorted(facts.streams.items()))
+        yield Row("streams", text)
+    if facts.versionlocks:
+        yield Row("locked", "\n".join(facts.versionlocks), True)
+    if facts.own_versionlocks:
+        yield Row("locked by us", f"{len(facts.own_versionlocks)} packages")
+
+
 def _pins(pins: tuple[Pin, ...]) -> Iterator[str]:
     """One line per file: what it pins when that is short, else how much."""
     by_file: dict[str, list[Pin]] = {}
@@ -161,11 +173,12 @@ def _dpkg(facts: NodeFacts, catalogue: Catalogue) -> Iterator[Row]:
         if facts.dpkg.interrupted:
             wrong.append("was interrupted")
         if facts.dpkg.broken:
-            wrong.append(f"not configured: {', '.join(facts.dpkg.broken)}")
+            how = "not configured" if facts.packaging == "apt" else "installed in two versions"
+            wrong.append(f"{how}: {', '.join(facts.dpkg.broken)}")
         if facts.dpkg.lock_holder:
             wrong.append(f"locked by {facts.dpkg.lock_holder}")
         if wrong:
-            yield Row("dpkg", "; ".join(wrong), True)
+            yield Row("dpkg" if facts.packaging == "apt" else "rpm", "; ".join(wrong), True)
     if facts.auto_upgrades and facts.auto_upgrades.enabled:
         kept = ", ".join(facts.auto_upgrades.blacklist)
         yield Row("upgrades", f"automatic, {f'but not {kept}' if kept else 'of everything'}")

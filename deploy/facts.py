@@ -208,7 +208,7 @@ class SlurmJob(Model):
 class Foreign(Model):
     """Somebody else manages the driver or the GPUs here."""
 
-    owner: Literal["runfile", "dgx-os", "driver-container", "vgpu", "vfio"]
+    owner: Literal["runfile", "dgx-os", "driver-container", "vgpu", "vfio", "other-packages"]
     evidence: str
 
 
@@ -250,11 +250,13 @@ class NodeFacts(Model):
     modules: Modules | None
     mig: tuple[str, ...] | None
     """Slots of GPUs with MIG instances, from the driver's own files."""
+    packaging: Literal["apt", "dnf", "zypper"] | None = "apt"
+    """The package system that keeps this host, as its os-release says."""
     packages: dict[str, Package] | None
     candidates: dict[str, Candidate] | None
     pins: tuple[Pin, ...] | None
     sources: tuple[Source, ...] | None
-    streams: dict[str, str] | None = {}
+    streams: dict[str, str] | None = Field(default={})
     """Enabled dnf module streams by module: nvidia-driver -> 580-open."""
     versionlocks: tuple[str, ...] | None = ()
     """What somebody else locked with dnf's versionlock, as written there."""

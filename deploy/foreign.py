@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from deploy.facts import Foreign, Modules, Package, PciDevice
-from deploy.interest import DRIVER_PACKAGES
+from deploy.interest import DRIVER_PACKAGES, FOREIGN_DRIVERS
 
 
 def foreign_owners(values: dict[str, Any]) -> tuple[Foreign, ...] | None:
@@ -28,6 +28,11 @@ def foreign_owners(values: dict[str, Any]) -> tuple[Foreign, ...] | None:
     taken = [device.slot for device in pci if device.driver == "vfio-pci"]
     if taken:
         found.append(Foreign(owner="vfio", evidence=f"vfio-pci holds {', '.join(taken)}"))
+    if packages is not None:
+        others = sorted(name for name in packages if re.match(FOREIGN_DRIVERS, name))
+        if others:
+            evidence = ", ".join(f"{name} {packages[name].version}" for name in others[:3])
+            found.append(Foreign(owner="other-packages", evidence=evidence))
     runfile = [p for p in paths if p.endswith(("nvidia-uninstall", "nvidia-installer"))]
     if runfile:
         found.append(Foreign(owner="runfile", evidence=", ".join(runfile)))

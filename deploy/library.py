@@ -1,11 +1,11 @@
 """One component of vendor libraries at exact versions: what CUDA, cuDNN and NCCL have in common."""
 
-from deploy import apt
 from deploy.facts import NodeFacts
 from deploy.known import known
 from deploy.packages import difference, locked, names_like
 from deploy.stack import Component
 from deploy.steps import Step, Wanted
+from deploy.transact import transaction
 
 
 def packages_step(
@@ -29,7 +29,7 @@ def packages_step(
             title=f"{name} {component.version} is installed",
             why=lacks.why,
             commands=(
-                apt.transaction(
+                transaction(
                     wanted.stack,
                     component.packages,
                     lacks,

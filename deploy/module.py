@@ -5,15 +5,19 @@ DKMS fails silently until the next boot, so the module of the next kernel is loo
 one, which the plan decides from what is loaded.
 """
 
+from collections.abc import Iterable
+
 from deploy import module_options
 from deploy.facts import Flavour, Modules, NodeFacts
 from deploy.idle import MUST_BE_IDLE, SERVICES
 from deploy.kernels import wanted_kernels
 from deploy.known import known
+from deploy.packages import difference
 from deploy.record import STOPPED, recorder
 from deploy.shell import assign, script, words
 from deploy.stack import Driver
 from deploy.steps import Command, Step, Wanted
+from deploy.transact import transaction
 
 MODULES = ("nvidia_peermem", "gdrdrv", "nvidia_fs", "nvidia_drm", "nvidia_modeset", "nvidia_uvm")
 """What is unloaded before the module `nvidia`, in this order (research: provisioning 2.12)."""
@@ -51,6 +55,17 @@ for kernel in $kernels; do
 done
 """
 )
+
+_THERE = """\
+for kernel in $kernels; do
+    depmod "$kernel"
+    built "$kernel" && continue
+    found=$(modinfo -k "$kernel" -F version nvidia 2>/dev/null || :)
+    echo "kernel $kernel has module '$found', wanted $version ($flavour): the distribution has" \\
+        "no signed modules of that version for it" >&2
+    exit 1
+done
+"""
 
 _LOAD = """\
 loaded() { cat /sys/module/nvidia/version 2>/dev/null || :; }
@@ -129,7 +144,7 @@ def steps(layer: str, wanted: Wanted, facts: NodeFacts, *, changes: bool) -> lis
     driver = wanted.stack.driver
     if driver is None:
         return []
-    built = _built(layer, facts, driver, changes=changes)
+    built = _built(layer, wanted, facts, driver, changes=changes)
     return built + (_loaded(layer, wanted, facts, driver) or _owed(layer, facts))
 
 
@@ -143,13 +158,17 @@ def built_for(modules: Modules, kernel: str, driver: Driver) -> bool:
     )
 
 
-def _built(layer: str, facts: NodeFacts, driver: Driver, *, changes: bool) -> list[Step]:
+def _built(
+    layer: str, wanted: Wanted, facts: NodeFacts, driver: Driver, *, changes: bool
+) -> list[Step]:
     modules = known(facts, "modules", facts.modules)
     kernels = wanted_kernels(facts)
     lacking = [name for name in kernels if not built_for(modules, name, driver)]
     if not lacking:
         return []
     found = ", ".join(f"{name}: {_on_disk(modules, name)}" for name in lacking)
+    if driver.prebuilt:
+        return _signed(layer, wanted, facts, driver, kernels, why=found, changes=changes)
     values = assign(version=driver.version, flavour=driver.flavour, kernels=" ".join(kernels))
     return [
         Step(
@@ -167,6 +186,38 @@ def _built(layer: str, facts: NodeFacts, driver: Driver, *, changes: bool) -> li
             # Building for a module that is not loaded touches nobody; while packages change it
             # belongs to them.
             disruptive=changes and modules.loaded_version != "",
+        )
+    ]
+
+
+def prebuilt_packages(driver: Driver, kernels: Iterable[str]) -> list[str]:
+    """The distribution's packages of signed modules for some kernels; [] where DKMS builds them."""
+    return [driver.prebuilt.replace("{kernel}", kernel) for kernel in kernels if driver.prebuilt]
+
+
+def _signed(
+    layer: str,
+    wanted: Wanted,
+    facts: NodeFacts,
+    driver: Driver,
+    kernels: list[str],
+    *,
+    why: str,
+    changes: bool,
+) -> list[Step]:
+    """Signed modules of the distribution, a package for each kernel, at the version that its own
+    dependencies tie to the driver's."""
+    values = assign(version=driver.version, flavour=driver.flavour, kernels=" ".join(kernels))
+    lacks = difference({}, known(facts, "packages", facts.packages))
+    install = transaction(wanted.stack, {}, lacks, also=prebuilt_packages(driver, kernels))
+    return [
+        Step(
+            layer=layer,
+            title=f"signed modules {driver.version} ({driver.flavour}) exist for kernel "
+            + " and ".join(kernels),
+            why=why,
+            commands=(install, Command(shell=script(values, _MODULE, _THERE), timeout_s=60)),
+            disruptive=changes and known(facts, "modules", facts.modules).loaded_version != "",
         )
     ]
 

@@ -2,17 +2,23 @@
 
 A whole package database, headers of the running and the next kernel, the compiler and Python
 headers that torch.compile needs, nouveau kept off, and automatic upgrades kept off GPU packages.
+
+dnf-automatic needs no file of ours: it honours versionlock (dnf pull request 1477, in dnf 4.2.18 of
+2020), so the layer of pins keeps it off exactly what the lock names. rpm keeps no half-configured
+state; a package that an interrupted transaction left in two versions is mended by the transaction
+that brings the locked one.
 """
 
-from deploy import apt
+from deploy import apt, dnf
+from deploy.catalog import load
 from deploy.facts import NodeFacts
 from deploy.files import file_step
 from deploy.idle import MUST_BE_IDLE
 from deploy.interest import GPU_PACKAGES
-from deploy.kernels import headers_package, wanted_kernels
 from deploy.known import known
-from deploy.packages import installed, locked
-from deploy.shell import assign, script
+from deploy.packages import locked
+from deploy.prerequisites import prerequisites, sources_first
+from deploy.shell import assign, script, words
 from deploy.steps import Command, Step, Wanted
 
 NAME = "os-base"
@@ -72,20 +78,36 @@ if [ -n "$(lacking)" ]; then
 fi
 """
 
+_RPM_PRESENT = """\
+lacking() {
+    for name in $names; do
+        rpm -q --quiet "$name" || rpm -q --quiet --whatprovides "$name" || echo "$name"
+    done
+}
+add() {
+    patiently dnf4 "$@" install $(lacking)
+}
+add || { [ -n "$(lacking)" ] && add --refresh; } || :
+if [ -n "$(lacking)" ]; then
+    echo "not installed: $(lacking | tr '\\n' ' ')" >&2
+    exit 1
+fi
+"""
+
 
 def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     """Repair first, then what is missing, then the files that keep things so."""
     return [
-        *_repaired(facts),
+        *_repaired(wanted, facts),
         *_prerequisites(wanted, facts),
         *_nouveau(wanted, facts),
         *_upgrades(wanted, facts),
     ]
 
 
-def _repaired(facts: NodeFacts) -> list[Step]:
+def _repaired(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     dpkg = known(facts, "dpkg", facts.dpkg)
-    if not dpkg.broken and not dpkg.interrupted:
+    if wanted.stack.packaging != "apt" or not (dpkg.broken or dpkg.interrupted):
         return []
     said = ["dpkg was interrupted"] if dpkg.interrupted else []
     if dpkg.broken:
@@ -117,45 +139,21 @@ def _is_gpu(name: str) -> bool:
     return any(part in name for part in GPU_PACKAGES.split("|"))
 
 
-def prerequisites(wanted: Wanted, facts: NodeFacts) -> dict[str, str]:
-    """Debian packages that are missing, each with what was looked for in vain."""
-    stack, lacking = wanted.stack, {}
-    tools = known(facts, "tools", facts.tools)
-    if stack.driver is not None:
-        kernel = known(facts, "kernel", facts.kernel)
-        for release in wanted_kernels(facts):
-            if release not in kernel.headers:
-                lacking[headers_package(release)] = f"no headers for kernel {release}"
-        if any(name.endswith("-dkms") for name in stack.driver.packages) and "dkms" not in tools:
-            lacking["dkms"] = "no dkms"
-    if stack.repository is not None and stack.repository.url.startswith("https:"):
-        packages = known(facts, "packages", facts.packages)
-        if not installed(packages.get("ca-certificates")):
-            lacking["ca-certificates"] = "no CA certificates"
-    if stack.environment is not None:
-        python = known(facts, "python", facts.python)
-        if not python.venv:
-            lacking["python3-venv"] = "python3 cannot make virtual environments"
-        if not python.headers:
-            lacking["python3-dev"] = "no Python.h, which torch.compile needs"
-        if not known(facts, "compiler", facts.compiler):
-            lacking |= dict.fromkeys(("g++", "gcc", "make"), "no C++ compiler for torch.compile")
-    return lacking
-
-
 def _prerequisites(wanted: Wanted, facts: NodeFacts) -> list[Step]:
-    lacking = prerequisites(wanted, facts)
-    if not lacking:
-        return []
+    first, rest = sources_first(wanted, facts), prerequisites(wanted, facts)
+    return [_present(wanted, lacking) for lacking in (first, rest) if lacking]
+
+
+def _present(wanted: Wanted, lacking: dict[str, str]) -> Step:
+    by_apt = wanted.stack.packaging == "apt"
+    words_of, present = (apt.tools(), _PRESENT) if by_apt else (dnf.tools(), _RPM_PRESENT)
     values = assign(names=" ".join(sorted(lacking)))
-    return [
-        Step(
-            layer=NAME,
-            title=f"{', '.join(sorted(lacking))} installed",
-            why="; ".join(dict.fromkeys(lacking.values())),
-            commands=(Command(shell=script(values, apt.tools(), _PRESENT), timeout_s=1800),),
-        )
-    ]
+    return Step(
+        layer=NAME,
+        title=f"{', '.join(sorted(lacking))} installed",
+        why="; ".join(dict.fromkeys(lacking.values())),
+        commands=(Command(shell=script(values, words_of, present), timeout_s=1800),),
+    )
 
 
 def _nouveau(wanted: Wanted, facts: NodeFacts) -> list[Step]:
@@ -165,14 +163,15 @@ def _nouveau(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     ours = NOUVEAU in known(facts, "files", facts.files)
     if modules.nouveau_blacklisted and not ours:
         return []
-    rebuild = "if command -v update-initramfs >/dev/null; then update-initramfs -u -k all; fi\n"
+    command = load().named(wanted.stack.distribution).base.initramfs
+    rebuild = f"if command -v {command[0]} >/dev/null; then {words(command)}; fi\n"
     return file_step(
         NAME, "nouveau is kept off the GPUs", facts, NOUVEAU, NOUVEAU_TEXT, then=rebuild
     )
 
 
 def _upgrades(wanted: Wanted, facts: NodeFacts) -> list[Step]:
-    if not locked(wanted.stack):
+    if wanted.stack.packaging != "apt" or not locked(wanted.stack):
         return []
     return file_step(
         NAME, "automatic upgrades leave GPU packages alone", facts, UPGRADES, UPGRADES_TEXT

@@ -2,8 +2,10 @@
 
 Ours are: what carries `gpufleet` in its name in the folders that layers write to, /etc/gpufleet,
 /var/lib/gpufleet, and the known names below the prefix; with `privileged = False` only these. A
-prefix may be a shared place, so it is itself only removed when nothing is left in it.
-/run/gpufleet* goes with the next boot.
+prefix may be a shared place, so it is itself only removed when nothing is left in it. Of dnf's
+list of locks only our own entries go. What stays is the vendor's key in rpm's own store and the
+enabled module stream, which the vendor's packages go on needing. /run/gpufleet* goes with the next
+boot.
 """
 
 import re
@@ -13,12 +15,16 @@ from typing import TYPE_CHECKING
 from deploy.fleet.places import places
 from deploy.fleet.runs import printable
 from deploy.fleet.spec import NodeSpec
+from deploy.rpm_facts import BEGIN, END, LOCKS
 
 if TYPE_CHECKING:
     from deploy.fleet.transport import Connection
 
 NAMED = (
     "/etc/apt",
+    "/etc/yum.repos.d",
+    "/etc/pki/rpm-gpg",
+    "/etc/dnf/plugins",
     "/etc/modprobe.d",
     "/etc/modules-load.d",
     "/etc/profile.d",
@@ -48,6 +54,7 @@ REMOVE_S = 1800
 _FIND_NAMED = f"find {' '.join(NAMED)} -xdev -name '*gpufleet*' -prune -print 2>/dev/null"
 _LOOK = """\
 {named}
+{locks}
 for path in {own}; do
     if [ -e "$path" ] || [ -L "$path" ]; then printf '%s\\n' "$path"; fi
 done
@@ -55,8 +62,15 @@ if [ -d {prefix} ] && [ -z "$(ls -A {prefix})" ]; then printf '%s\\n' {prefix}; 
 exit 0
 """
 
+_FIND_LOCKS = f"if grep -q '^{BEGIN}' {LOCKS} 2>/dev/null; then printf '%s\\n' {LOCKS}; fi"
+
 _REMOVE = """\
 modules= units=
+unlock() {{ # our own entries, from the list that dnf keeps for everybody
+    kept=$(mktemp "$1.gpufleet.XXXXXX") || return 1
+    grep -q '^{end}' "$1" || return 1
+    sed '/^{begin}/,/^{end}/d' "$1" >"$kept" && chmod 644 "$kept" && mv -fT "$kept" "$1"
+}}
 while IFS= read -r path; do
     case $path in
         /etc/systemd/system/*.service | /etc/systemd/system/*.timer)
@@ -66,6 +80,10 @@ while IFS= read -r path; do
         /etc/modprobe.d/*) modules=1 ;;
         /etc/systemd/*) units=1 ;;
     esac
+    if [ "$path" = {locks} ]; then
+        unlock "$path" || exit 1
+        continue
+    fi
     rm -rf --one-file-system -- "$path" || exit 1
 done
 if [ -d {prefix} ] && [ -z "$(ls -A {prefix})" ]; then rmdir {prefix}; fi
@@ -73,6 +91,8 @@ if [ -d {prefix} ] && [ -z "$(ls -A {prefix})" ]; then rmdir {prefix}; fi
 [ -n "$modules" ] || exit 0
 if command -v update-initramfs >/dev/null; then
     update-initramfs -u -k all </dev/null >&2 || exit 1
+elif command -v dracut >/dev/null; then
+    dracut --force --regenerate-all </dev/null >&2 || exit 1
 fi
 if ! grep -rqsE '^[[:space:]]*blacklist[[:space:]]+nouveau' /etc/modprobe.d /run/modprobe.d \\
     /usr/local/lib/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d; then
@@ -92,6 +112,7 @@ def look(connection: "Connection", spec: NodeSpec) -> list[str]:
     root = places(spec).root
     script = _LOOK.format(
         named=_FIND_NAMED if root else "",
+        locks=_FIND_LOCKS if root else "",
         own=" ".join(map(shlex.quote, own(spec))),
         prefix=shlex.quote(spec.prefix),
     )
@@ -113,6 +134,8 @@ def ours(path: str, spec: NodeSpec) -> bool:
         return False
     if path == spec.prefix or path in own(spec):
         return True
+    if path == LOCKS:
+        return spec.privileged
     return (
         spec.privileged
         and path.startswith(tuple(f"{place}/" for place in NAMED))
@@ -127,7 +150,7 @@ def remove(connection: "Connection", paths: list[str], spec: NodeSpec) -> str:
     where = places(spec)
     going = sorted((path for path in paths if path != spec.prefix), key=where.lock.__eq__)
     result = connection.run(
-        _REMOVE.format(prefix=shlex.quote(spec.prefix)),
+        _REMOVE.format(prefix=shlex.quote(spec.prefix), locks=LOCKS, begin=BEGIN, end=END),
         stdin="".join(f"{path}\n" for path in going),
         timeout_s=REMOVE_S,
         root=where.root,

@@ -3,21 +3,25 @@
 The key was checked against its fingerprint when the lock was read; here it becomes a keyring that
 signs this one source and no other. A source that somebody else configured for the same address
 (the vendor's cuda-keyring package) stays and ours is left out: apt refuses to work at all when two
-sources of one repository name different keys.
+sources of one repository name different keys, and dnf would read the same repository twice.
 """
 
 import re
 from urllib.parse import urlsplit
 
-from deploy import apt
+from deploy import apt, dnf
 from deploy.facts import NodeFacts, Source
 from deploy.files import file_step, in_place, remove_file
 from deploy.known import known
-from deploy.shell import script
+from deploy.shell import assign, script
+from deploy.stack import Repository
 from deploy.steps import Command, Step, Wanted
 
 NAME = "repository"
 KEYRING = "/usr/share/keyrings/gpufleet-vendor.asc"
+RPM_KEY = "/etc/pki/rpm-gpg/RPM-GPG-KEY-gpufleet-vendor"
+RPM_ID = "gpufleet-vendor"
+"""The repository's id for dnf: no id that the vendor's own file uses."""
 NETWORK = "/etc/apt/apt.conf.d/95gpufleet-network"
 
 
@@ -28,6 +32,24 @@ def source_text(url: str) -> str:
         "# The GPU vendor's packages. Written by gpufleet, which keeps this file as it is.\n"
         f"Types: deb\nURIs: {url}/\nSuites: /\nSigned-By: {KEYRING}\n"
     )
+
+
+def repo_text(wanted: Wanted, url: str) -> str:
+    """Our repository for dnf. Packages must be signed by the key; the vendor's own file asks for
+    no more (cuda-rhel9.repo). That the index is signed too is checked when a lock is made.
+    module_hotfixes stays off, or packages of every stream would be offered at once."""
+    lines = [
+        "# The GPU vendor's packages. Written by gpufleet, which keeps this file as it is.",
+        f"[{RPM_ID}]",
+        "name=GPU vendor's packages (gpufleet)",
+        f"baseurl={url}/",
+        "enabled=1",
+        "gpgcheck=1",
+        f"gpgkey=file://{RPM_KEY}",
+    ]
+    lines += [f"proxy={wanted.spec.proxy}"] if wanted.spec.proxy else []
+    lines += [f"sslcacert={wanted.spec.ca_bundle}"] if wanted.spec.ca_bundle else []
+    return "".join(f"{line}\n" for line in lines)
 
 
 def network_text(wanted: Wanted) -> str:
@@ -51,7 +73,7 @@ def same_repository(facts: NodeFacts, url: str) -> list[Source]:
     return [
         source
         for source in known(facts, "sources", facts.sources)
-        if source.path != apt.SOURCE and address.search(source.line)
+        if source.path not in {apt.SOURCE, dnf.SOURCE} and address.search(source.line)
     ]
 
 
@@ -61,22 +83,50 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     if repository is None:
         return []
     files = known(facts, "files", facts.files)
+    ours = apt.SOURCE if repository.kind == "apt" else dnf.SOURCE
     theirs = same_repository(facts, repository.url)
     if theirs:
-        if apt.SOURCE not in files:
-            return []
-        return [
-            Step(
-                layer=NAME,
-                title="vendor repository is configured once",
-                why=f"{theirs[0].path} configures {repository.url} as well; apt refuses two keys "
-                "for one repository",
-                commands=(
-                    remove_file(apt.SOURCE),
-                    Command(shell=script(apt.update()), timeout_s=_UPDATE_S),
-                ),
-            )
-        ]
+        return [_once(theirs[0], repository)] if ours in files else []
+    if repository.kind == "apt":
+        return _for_apt(wanted, facts, repository)
+    return _for_dnf(wanted, facts, repository)
+
+
+def _once(theirs: Source, repository: Repository) -> Step:
+    commands: tuple[Command, ...]
+    if repository.kind == "apt":
+        reading = Command(shell=script(apt.update()), timeout_s=_UPDATE_S)
+        commands = (remove_file(apt.SOURCE), reading)
+        trouble = "apt refuses two keys for one repository"
+    else:
+        commands, trouble = (remove_file(dnf.SOURCE),), "dnf would read it twice"
+    return Step(
+        layer=NAME,
+        title="vendor repository is configured once",
+        why=f"{theirs.path} configures {repository.url} as well; {trouble}",
+        commands=commands,
+    )
+
+
+def _for_dnf(wanted: Wanted, facts: NodeFacts, repository: Repository) -> list[Step]:
+    """The key is imported as well: nobody who calls dnf later is asked about it."""
+    key, text = _ends_with_newline(repository.key), repo_text(wanted, repository.url)
+    found = file_step(
+        NAME,
+        "vendor's key is installed",
+        facts,
+        RPM_KEY,
+        key,
+        then=assign(key=RPM_KEY) + 'rpm --import "$key"\n',
+    )
+    found += file_step(NAME, f"packages come from {repository.url}", facts, dnf.SOURCE, text)
+    if not in_place(facts, dnf.SOURCE, text):
+        reading = Command(shell=script(dnf.update(RPM_ID)), timeout_s=_UPDATE_S)
+        found[-1] = found[-1].model_copy(update={"commands": (*found[-1].commands, reading)})
+    return found
+
+
+def _for_apt(wanted: Wanted, facts: NodeFacts, repository: Repository) -> list[Step]:
     found = _way(wanted, facts)
     found += file_step(
         NAME, "vendor's key is installed", facts, KEYRING, _ends_with_newline(repository.key)

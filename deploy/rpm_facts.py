@@ -91,13 +91,18 @@ def read_dnf(lines: list[str], root: bool, unknown: dict[str, str]) -> dict[str,
         elif path.endswith("/dnf.conf"):
             pins += _excludes(path, _sections(body))
     tags = [line.partition(" ")[::2] for line in lines]
+    family = next((rest for tag, rest in tags if tag == "family"), "")
+    values["packaging"] = family if family in {"dnf", "zypper"} else None
+    if values["packaging"] is None:
+        unknown["packaging"] = "os-release names no distribution whose package system is known"
     elsewhere = [rest for tag, rest in tags if tag == "locklist" and rest.strip() != LOCKS]
     if elsewhere:
         values["versionlocks"] = values["own_versionlocks"] = None
         why = f"they are kept in {elsewhere[0][:100]}, wanted {LOCKS}"
         unknown["versionlocks"] = unknown["own_versionlocks"] = why
     elif any(tag == "locking" and rest.strip().lower() in _NO for tag, rest in tags):
-        values["versionlocks"] = ()
+        values["versionlocks"], values["own_versionlocks"] = (), None
+        unknown["own_versionlocks"] = "versionlock.conf says enabled = 0, so no lock has an effect"
     values["dnf_lock_holder"] = ", ".join(
         f"{name} (pid {int(pid)})"
         for pid, name in (rest.split(" ", 1) for tag, rest in tags if tag == "holder")

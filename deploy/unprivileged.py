@@ -4,12 +4,12 @@ With `privileged = False` nothing is installed for the whole machine; an adminis
 it, or is told what to run.
 """
 
-from deploy import os_base
 from deploy.facts import NodeFacts
+from deploy.prerequisites import prerequisites
 from deploy.stack import Blocked
 from deploy.steps import Step, Wanted
 
-NEEDED = ("python3-venv",)
+NEEDED = ("python3", "python3-venv")
 """Without these there is no environment; the rest of os-base's list serves torch.compile."""
 
 
@@ -17,9 +17,7 @@ def lacking(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Blocked | No
     """Blocked when an environment is to be built that cannot be without root's help."""
     if wanted.spec.privileged or not steps:
         return None
-    missing = {
-        name: why for name, why in os_base.prerequisites(wanted, facts).items() if name in NEEDED
-    }
+    missing = {name: why for name, why in prerequisites(wanted, facts).items() if name in NEEDED}
     if not missing:
         return None
     return Blocked(
@@ -27,7 +25,7 @@ def lacking(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Blocked | No
         reason=f"not installed: {'; '.join(f'{name} ({why})' for name, why in missing.items())}",
         rule="nothing is installed for the whole machine, the inventory says privileged = False",
         source="inventory key privileged",
-        unblock=(f"ask an administrator of {wanted.host} for: {_install(missing)}",),
+        unblock=(f"ask an administrator of {wanted.host} for: {_install(wanted, missing)}",),
     )
 
 
@@ -36,16 +34,17 @@ def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
     if wanted.spec.privileged:
         return []
     missing = {
-        name: why
-        for name, why in os_base.prerequisites(wanted, facts).items()
-        if name not in NEEDED
+        name: why for name, why in prerequisites(wanted, facts).items() if name not in NEEDED
     }
     found = []
     if missing:
         whys = "; ".join(dict.fromkeys(missing.values()))
-        found.append(f"{whys}: everything else works; an administrator would {_install(missing)}")
+        found.append(
+            f"{whys}: everything else works; an administrator would {_install(wanted, missing)}"
+        )
     return found
 
 
-def _install(missing: dict[str, str]) -> str:
-    return f"sudo apt-get install {' '.join(sorted(missing))}"
+def _install(wanted: Wanted, missing: dict[str, str]) -> str:
+    tool = {"apt": "apt-get"}.get(wanted.stack.packaging, wanted.stack.packaging)
+    return f"sudo {tool} install {' '.join(sorted(missing))}"
