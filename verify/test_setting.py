@@ -85,8 +85,7 @@ def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: 
     fault="mig:0",
 )
 def test_mig(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
-    """No GPU is partitioned but where the inventory says so: training across whole GPUs is what a
-    host is asked for."""
+    """GPUs are partitioned where the inventory says so and nowhere else: training wants them whole."""
     wished = bool((scene.expected or {}).get("mig"))
     for gpu in answering(gpus, scene, look):
         if gpu["mig"] is None and "mig" in gpu["errors"]:
