@@ -4,14 +4,17 @@ from deploy.catalog.models import Catalogue, numbers
 from deploy.facts import NodeFacts
 from deploy.fleet.spec import NONE, NodeSpec
 from deploy.lock import Lock
+from deploy.solving.fabric import manager_names, needs_imex, needs_manager
 from deploy.solving.lifecycle import mismatched
-from deploy.solving.offers import matches, upstream
+from deploy.solving.offers import Unavailable, matches, upstream
 from deploy.solving.refusal import Refused, listed
 from deploy.solving.situation import Situation, situation
+from deploy.solving.standing import as_it_stands
 from deploy.stack import Component, Driver, PackagePin, Packages, Reason, Solution, Stack
 from deploy.stack import TorchEnvironment as Environment
 
 SOURCE = "adopt: what is installed and works"
+NOBODY = Unavailable("adopting asks no repository")
 
 
 def adopt(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue, old: Lock | None) -> Solution:
@@ -31,17 +34,20 @@ def _stack(
     spec: NodeSpec, seen: Situation, facts: NodeFacts, catalogue: Catalogue, old: Lock | None
 ) -> Stack:
     installed = dict(seen.installed)
-    driver = fabric = None
+    driver = fabric = imex = None
     if seen.gpus and spec.driver != NONE:
-        driver = _driver(seen, facts, catalogue, installed)
+        driver = _driver(seen, facts, catalogue)
         fabric = _fabric(seen, driver, catalogue, installed)
+        imex = _imex(seen, driver, catalogue, installed)
     cuda = _toolkit(spec, seen, facts, catalogue, installed)
     return Stack(
         distribution=seen.distribution,
+        packaging=seen.row(catalogue).kind,
         arch=seen.machine,
         repository=None,
         driver=driver,
         fabric=fabric,
+        imex=imex,
         cuda=cuda,
         cudnn=_library("cudnn", spec.cudnn, seen, catalogue, installed, cuda),
         nccl=_library("nccl", spec.nccl, seen, catalogue, installed, cuda),
@@ -53,9 +59,7 @@ def _refuse(what: str, *unblock: str) -> Refused:
     return Refused("driver-not-working", what, source=SOURCE, unblock=unblock)
 
 
-def _driver(
-    seen: Situation, facts: NodeFacts, catalogue: Catalogue, installed: dict[str, str]
-) -> Driver:
+def _driver(seen: Situation, facts: NodeFacts, catalogue: Catalogue) -> Driver:
     standing = seen.driver
     lock = "gpufleet lock solves a new one"
     if standing is None or not standing.loaded:
@@ -80,36 +84,45 @@ def _driver(
         raise _refuse(f"no installed package has the version of the driver, {standing.version}")
     if mixed := mismatched(seen, standing.version, catalogue):
         raise _refuse(f"{listed(mixed)} is installed beside driver {standing.version}", lock)
-    names = seen.names(catalogue, standing.version)
-    branch = numbers(standing.version)[0]
-    pinning = names.pinning
-    apart = (*names.fabric_nvlink5, pinning)
-    return Driver(
-        branch=str(branch),
-        version=standing.version,
-        flavour=standing.flavour,
-        pinning=_pins(installed, [pinning]),
-        packages=_pins(installed, [name for name, _ in standing.packages if name not in apart]),
-    )
+    return as_it_stands(seen, standing, standing.flavour, catalogue, NOBODY)
 
 
 def _fabric(
     seen: Situation, driver: Driver, catalogue: Catalogue, installed: dict[str, str]
 ) -> Component | None:
-    boards = {gpu.fabric for gpu in seen.gpus} - {""}
-    if not seen.nvswitches and not boards:
+    if not needs_manager(seen):
         return None
-    names = seen.names(catalogue, driver.version)
-    wanted = names.fabric_nvlink5 if boards else names.fabric_nvswitch
-    manager = wanted[0]
-    found = upstream(installed.get(manager, ""))
-    if found != driver.version:
-        raise _refuse(
-            f"{manager} is {found or 'not installed'}, the driver {driver.version}: "
-            "NVLink switches need the same",
-            "gpufleet lock solves it",
-        )
-    return Component(version=found, packages=_pins(installed, list(wanted)))
+    wanted = manager_names(seen, seen.names(catalogue, driver.version))
+    return _beside(driver, wanted[:1], wanted, "NVLink switches need the same", installed)
+
+
+def _imex(
+    seen: Situation, driver: Driver, catalogue: Catalogue, installed: dict[str, str]
+) -> Component | None:
+    if not needs_imex(seen):
+        return None
+    wanted = seen.names(catalogue, driver.version).imex
+    return _beside(driver, wanted, wanted, "NVLink between hosts needs the same", installed)
+
+
+def _beside(
+    driver: Driver,
+    exact: tuple[str, ...],
+    wanted: tuple[str, ...],
+    why: str,
+    installed: dict[str, str],
+) -> Component:
+    """Packages beside the driver as installed, those of `exact` at its version."""
+    for name in exact:
+        found = upstream(installed.get(name, ""))
+        if found != driver.version:
+            raise _refuse(
+                f"{name} is {found or 'not installed'}, the driver {driver.version}: {why}",
+                "gpufleet lock solves it",
+            )
+    return Component(
+        version=driver.version, packages=_pins(installed, list(wanted)), origin=driver.origin
+    )
 
 
 def _toolkit(

@@ -32,24 +32,33 @@ def catalogue_repository(
     or machine type that has no row.
     """
     row = catalogue.named(distribution)
-    vendor = catalogue.vendor(row.kind)
-    address = vendor.url.format(distribution=row.name, arch=row.arch[machine].repository)
+    address = catalogue.vendor.url.format(distribution=row.name, arch=row.arch[machine].repository)
     offers = [
-        *(offer for origin in row.origins for offer in _drivers(catalogue, row, origin)),
+        *(offer for origin in row.origins for offer in _drivers(catalogue, row, machine, origin)),
         *_libraries(catalogue, row),
     ]
+    lacks = row.arch[machine].vendor_lacks
+    offers = [one for one in offers if one.origin != "vendor" or one.name not in lacks]
     return Available(
         repository
-        or Repository(kind=row.kind, url=address, key_fingerprint=vendor.key_fingerprint, key=""),
+        or Repository(
+            kind=row.kind,
+            url=address,
+            key_fingerprint=catalogue.key_of(row.name).fingerprint,
+            key="",
+        ),
         offers,
         row.kind,
     )
 
 
-def _drivers(catalogue: Catalogue, row: Distribution, origin: Origin) -> Iterator[Offer]:
+def _drivers(
+    catalogue: Catalogue, row: Distribution, machine: str, origin: Origin
+) -> Iterator[Offer]:
+    arch = row.arch[machine]
     for branch in catalogue.branches:
         names = catalogue.driver_names(row.name, origin, branch.number)
-        if names is None:
+        if names is None or (origin == "vendor" and branch.number < arch.vendor_first):
             continue
         epoch = f"{names.epoch}:" if names.epoch else ""
         seen: set[tuple[str, str]] = set()
@@ -93,11 +102,10 @@ def _apart(names: DriverNames, version: str, catalogue: Catalogue) -> dict[str, 
 def _libraries(catalogue: Catalogue, row: Distribution) -> Iterator[Offer]:
     names = row.libraries
     builds = [build for release in catalogue.torch for build in release.builds]
-    majors = [one.major for one in catalogue.cuda_majors]
+    majors = [str(one.major) for one in catalogue.cuda_majors]
     releases = [one.release.split(".") for one in catalogue.cuda_releases]
-    for major, minor in releases:
-        for name in names.cuda:
-            yield Offer(name.format(major=major, minor=minor), f"{major}.{minor}.0-1", SIZE)
+    for (major, minor), name in product(releases, names.cuda):
+        yield Offer(name.format(major=major, minor=minor), f"{major}.{minor}.0-1", SIZE)
     for version, major, name in product(
         sorted({build.cudnn for build in builds}), majors, names.cudnn
     ):

@@ -187,7 +187,6 @@ def test_stacks(found: NodeFacts, spec: dict[str, Any], wanted: dict[str, str]) 
          'driver_modules = "open"'),
         (boards(PRO6000), {"cuda": "12.6"}, "cuda-hardware", "first release for it is 12.8",
          'cuda = "12.8"'),
-        (boards(B200), {}, "fabric", "has no nvlsm", "vendor_repository"),
         # 2.11: A100 and H100 with an old driver and a new wheel
         (boards(A100, H100), {"driver": "535", "torch_build": "cu130"}, "repository-lacks",
          "no driver 535", 'driver = "580.178.04"'),
@@ -568,6 +567,17 @@ def test_a_branch_without_pinning_package_is_said() -> None:
     assert any("nvidia-driver-pinning-580" in warning for warning in solution.warnings)
 
 
+def test_nvlink_5_needs_its_subnet_manager() -> None:
+    solution = chosen(offering(), boards(B200))
+    assert solution.stack is not None
+    assert solution.stack.fabric is not None
+    assert set(solution.stack.fabric.packages) >= {"nvidia-fabricmanager", "nvlsm"}
+    refused = chosen(offering(without="nvlsm"), boards(B200)).blocked
+    assert refused is not None
+    assert refused.rule == "fabric"
+    assert "has no nvlsm" in refused.reason
+
+
 def test_closed_modules_end_with_their_last_branch() -> None:
     late = offering(*(
         Offer(name, "615.71.09-1", provides="nvidia-kernel (= 615.71.09-1)")
@@ -585,7 +595,7 @@ def test_every_choice_has_a_reason_with_a_source() -> None:
     solution = answer(facts("hgx-h100"))
     parts = {reason.part for reason in solution.reasons}
     assert parts == {
-        "driver", "modules", "fabric", "cuda", "cudnn", "nccl", "torch", "python", "repository"
+        "driver", "origin", "modules", "fabric", "cuda", "cudnn", "nccl", "torch", "python", "repository"
     }  # fmt: skip
     assert all(reason.because and reason.source for reason in solution.reasons)
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from deploy.catalog.systems import Distribution, DriverNames, Support, Vendor
+from deploy.catalog.systems import Distribution, DriverNames, Key, Support, Vendor
 from deploy.facts import Flavour
 from deploy.fleet.model import Model
-from deploy.stack import Origin, Packaging
+from deploy.stack import Origin
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -130,12 +130,41 @@ class CudaMajor(Model):
     source: str
 
 
+class CudaUpdate(Model):
+    """One version of a toolkit release."""
+
+    version: str = Field(pattern=r"^\d{2}\.\d\.\d$")
+    """As its packages carry it; the third number need not count updates (13.4 is 13.4.1)."""
+    driver: str
+    """Floor for full function, PTX JIT included."""
+
+
 class CudaRelease(Model):
     """One CUDA toolkit release."""
 
     release: str = Field(pattern=r"^\d{2}\.\d$")
+    updates: tuple[CudaUpdate, ...] = Field(alias="update", min_length=1)
+    """The release itself and its updates, oldest first."""
+    source: str
+
+    @property
+    def driver(self) -> str:
+        """Floor for full function of the newest update: it covers whichever one is offered."""
+        return self.updates[-1].driver
+
+    def floor(self, version: str) -> str:
+        """Floor for full function of the update with this package version; an update that has no
+        row is held to the newest one's."""
+        known = {row.version: row.driver for row in self.updates}
+        return known.get(version, self.driver)
+
+
+class ForwardCompat(Model):
+    """A package of user space that lets data-centre boards run a release on older drivers."""
+
+    release: str
     driver: str
-    """Floor for full function."""
+    """Version of the driver whose user space it holds."""
     source: str
 
 
@@ -169,6 +198,9 @@ class TorchBuild(Model):
     pypi: bool = False
     """The default index serves this build, without a local version."""
     capabilities: tuple[str, ...] = Field(min_length=1)
+    pins: tuple[str, ...] = ()
+    """What the default wheel asks for beside cuDNN and NCCL, as its metadata writes it; empty for
+    builds of other indexes, whose metadata the lock reads."""
     source: str
 
     def runs_on(self, compute: str) -> bool:
@@ -214,13 +246,15 @@ class Catalogue(Model):
     closed_last: LastBranch
     cuda_majors: tuple[CudaMajor, ...]
     cuda_releases: tuple[CudaRelease, ...]
+    cuda_compat: tuple[ForwardCompat, ...]
     cuda_notices: tuple[CudaNotice, ...]
     cudnn: tuple[CudnnRule, ...]
     torch_index: str
     torch_tools: tuple[str, ...]
     torch_gpu_tools: tuple[str, ...]
     torch: tuple[TorchRelease, ...]
-    vendors: tuple[Vendor, ...]
+    vendor: Vendor
+    keys: tuple[Key, ...]
     driver_schemes: tuple[DriverNames, ...]
     supports: tuple[Support, ...]
     distributions: tuple[Distribution, ...]
@@ -291,12 +325,14 @@ class Catalogue(Model):
                 return row
         raise KeyError(f"the catalogue has no distribution {distribution}")
 
-    def vendor(self, packaging: Packaging) -> Vendor:
-        """The vendor's repository for a package system. Raises KeyError."""
-        for row in self.vendors:
-            if packaging in row.packaging:
-                return row
-        raise KeyError(f"the catalogue has no vendor's repository for {packaging}")
+    def key_of(self, distribution: str) -> Key:
+        """The key that signs the vendor's repository for a distribution. Raises KeyError."""
+        return self.key[self.named(distribution).key]
+
+    @cached_property
+    def key(self) -> dict[str, Key]:
+        """Keys of the vendor's repositories by short name."""
+        return {row.name: row for row in self.keys}
 
     @cached_property
     def _driver_names(self) -> dict[tuple[str, Origin, int], DriverNames | None]:
@@ -312,9 +348,10 @@ class Catalogue(Model):
 
     def _named_driver(self, distribution: str, origin: Origin, branch: int) -> DriverNames | None:
         row = self.named(distribution)
-        if origin == "vendor" and branch < row.vendor_first:
-            return None
         for names in self.driver_schemes:
-            if names.scheme == row.origins.get(origin) and names.first <= branch <= names.last:
+            in_range = names.first <= branch <= names.last
+            if names.scheme != row.origins.get(origin) or not in_range:
+                continue
+            if not names.only or branch in names.only:
                 return names.of(branch)
         return None

@@ -4,6 +4,7 @@
 puts the two together. Nothing here decides anything.
 """
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field
@@ -26,6 +27,10 @@ class Arch(Model):
     """Its name in the package system."""
     wheels: str
     """uv's name of the platform whose wheels run there."""
+    vendor_first: int = 0
+    """First driver branch that the vendor's repository for it holds."""
+    vendor_lacks: tuple[str, ...] = ()
+    """Packages that the vendor's other repositories hold and this one does not."""
     proven: Proof = "never run"
 
 
@@ -43,7 +48,9 @@ class BaseNames(Model):
     """What the operating-system layer installs by presence, never at a version."""
 
     headers: tuple[str, ...]
-    """Templates, {kernel} is the release as `uname -r` prints it. Empty: modules come built."""
+    """Templates, {kernel} is the release as `uname -r` prints it."""
+    headers_by_kernel: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Other templates for kernels whose release matches a regular expression, first one first."""
     dkms: tuple[str, ...]
     certificates: tuple[str, ...]
     python: tuple[str, ...]
@@ -61,6 +68,13 @@ class BaseNames(Model):
     extra_repositories: tuple[ExtraRepository, ...] = ()
     source: str
 
+    def headers_of(self, kernel: str) -> tuple[str, ...]:
+        """Packages with the headers of one kernel release."""
+        for pattern, templates in self.headers_by_kernel.items():
+            if re.search(pattern, kernel):
+                return tuple(template.replace("{kernel}", kernel) for template in templates)
+        return tuple(template.replace("{kernel}", kernel) for template in self.headers)
+
 
 class DriverNames(Model):
     """How one origin names a driver's packages in a range of branches.
@@ -73,6 +87,8 @@ class DriverNames(Model):
     first: int = 0
     last: int = 10_000
     """Branches, both included."""
+    only: tuple[int, ...] = ()
+    """The only branches in that range that there are; empty: all of them."""
     pinning: str = ""
     """Package that pins the branch for the package manager, "" when there is none."""
     stream_open: str = ""
@@ -161,8 +177,11 @@ class Distribution(Model):
     libraries: LibraryNames
     origins: dict[Origin, str] = Field(min_length=1)
     """Naming scheme of a driver's packages, by who signs them."""
-    vendor_first: int = 0
-    """First driver branch that the vendor's repository for it holds."""
+    key: str
+    """Short name of the key that signs the vendor's repository for it."""
+    own_versions: str = ""
+    """Regular expression that is found in versions of the distribution's own packages of a driver
+    and in none of the vendor's; "" when versions do not tell."""
     source: str
 
     def matches(self, os_id: str, version_id: str) -> bool:
@@ -171,12 +190,22 @@ class Distribution(Model):
 
 
 class Vendor(Model):
-    """The vendor's package repository for some package systems, and the key that signs it."""
+    """Where the vendor's package repositories are."""
 
-    packaging: tuple[Packaging, ...] = Field(min_length=1)
     url: str
-    key_file: str
-    key_fingerprint: str = Field(pattern=r"^[0-9A-F]{40}$")
+    """Template: {distribution} by its catalogue name, {arch} by `Arch.repository`."""
+    source: str
+
+
+class Key(Model):
+    """A key that signs some of the vendor's repositories."""
+
+    name: str
+    """Short key id, as the vendor's documents name it."""
+    file: str
+    """Its name beside the packages."""
+    fingerprint: str = Field(pattern=r"^([0-9A-F]{40})?$")
+    """Of the primary key; "" when no source for it was found: the inventory must then say it."""
     source: str
 
 

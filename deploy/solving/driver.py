@@ -1,30 +1,27 @@
 """The driver: kept as it stands, or chosen by policy, wish, hardware and what is offered."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import date
 
-from deploy.catalog.models import Branch, Catalogue, numbers
-from deploy.catalog.systems import DriverNames
+from deploy.catalog.models import Catalogue, numbers
 from deploy.facts import Flavour
 from deploy.fleet.spec import NONE, NodeSpec
-from deploy.solving.fabric import at_version, choose_fabric
+from deploy.solving.candidates import Candidate, Tier, newest_of_branches, offered, tiers
+from deploy.solving.fabric import Beside, at_version, choose_fabric, choose_imex
 from deploy.solving.hardware import check_branch, choose_flavour, limits
 from deploy.solving.lifecycle import lifecycle
-from deploy.solving.offers import (
-    Available,
-    Unavailable,
-    Unsatisfied,
-    demand,
-    matches,
-    pins,
-    upstream,
-)
+from deploy.solving.offers import Available, Unavailable, Unsatisfied, demand, pins
+from deploy.solving.origins import WORDS, origins, refuse_mixed
 from deploy.solving.parts import Chosen
 from deploy.solving.refusal import Refused, listed
 from deploy.solving.situation import Situation
 from deploy.solving.standing import kept, stays
 from deploy.stack import Driver, Origin, Packages, Reason
+
+__all__ = ["choose_driver", "newest_of_branches"]
+
+NO_SUCH = ("kernel", "driver-hardware")
+"""Rules by which a whole type of branch is none for this host, so that the next type is tried."""
 
 
 def choose_driver(
@@ -34,7 +31,7 @@ def choose_driver(
     available: Available | Unavailable,
     today: date,
 ) -> Chosen:
-    """Driver and fabric manager of a host. Raises Refused."""
+    """Driver, fabric manager and IMEX of a host. Raises Refused."""
     if not seen.gpus:
         if spec.driver not in (None, NONE):
             raise Refused(
@@ -48,8 +45,10 @@ def choose_driver(
         return _unmanaged(seen)
     standing = seen.driver
     if standing and stays(spec, seen, standing, catalogue):
-        return kept(spec, seen, standing, catalogue, available, today)
-    return _fresh(spec, seen, catalogue, demand(available), today)
+        chosen = kept(spec, seen, standing, catalogue, available, today)
+    else:
+        chosen = _fresh(spec, seen, catalogue, demand(available), today)
+    return replace(chosen, warnings=(*seen.guesses, *chosen.warnings))
 
 
 def _unmanaged(seen: Situation) -> Chosen:
@@ -57,143 +56,141 @@ def _unmanaged(seen: Situation) -> Chosen:
     warning = () if loaded else ("no driver is loaded and none is managed: the GPUs cannot work",)
     why = f"the inventory says none; loaded is {loaded or 'no driver'}"
     reason = Reason(part="driver", choice=NONE, because=why, source="inventory key driver")
-    return Chosen(None, None, loaded, (reason,), warning)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A driver version that an origin offers, with its names."""
-
-    origin: Origin
-    full: str
-    version: str
-    names: DriverNames
+    return Chosen(None, None, loaded, (reason,), (*seen.guesses, *warning))
 
 
 def _fresh(
     spec: NodeSpec, seen: Situation, catalogue: Catalogue, available: Available, today: date
 ) -> Chosen:
+    """A driver from the first origin that has one for this host."""
     flavour = choose_flavour(spec, seen, catalogue)
-    served = limits(seen, catalogue)
-    refused: list[Refused] = []
-    for one in _wished(spec, offered(seen, catalogue, available, flavour, "vendor"), catalogue):
+    possible = origins(spec, seen, catalogue)
+    refused: list[tuple[Origin, Refused]] = []
+    for origin in possible:
         try:
-            check_branch(numbers(one.version)[0], flavour, served, seen, catalogue)
-            return _chosen(spec, seen, catalogue, available, today, flavour, one)
-        except Refused as unfit:
-            refused.append(unfit)
-        except Unsatisfied as missing:
-            refused.append(_lacking(str(missing)))
-    raise refused[0] if refused else _nothing(spec, seen, catalogue, available, flavour, served)
+            chosen = _of_origin(spec, seen, catalogue, available, today, flavour, origin)
+        except Refused as why:
+            refused.append((origin, why))
+            continue
+        why_origin = _why_origin(spec, seen, catalogue, origin, refused)
+        return replace(chosen, reasons=(*why_origin, *chosen.reasons))
+    first = refused[0][1]
+    if spec.origin == "auto" and len(possible) == 1 < len(seen.row(catalogue).origins):
+        raise refuse_mixed(seen, first)
+    raise first
 
 
-def _chosen(
+def _of_origin(
     spec: NodeSpec,
     seen: Situation,
     catalogue: Catalogue,
     available: Available,
     today: date,
     flavour: Flavour,
-    one: _Candidate,
+    origin: Origin,
 ) -> Chosen:
+    offers = offered(seen, catalogue, available, flavour, origin)
+    served = limits(seen, catalogue)
+    refused: list[Refused] = []
+    passed: list[str] = []
+    for tier in tiers(spec, offers, catalogue):
+        for one in tier.candidates:
+            prebuilt = one.names.prebuilt(flavour)
+            try:
+                check_branch(one.branch, flavour, served, seen, catalogue, prebuilt)
+                chosen = _chosen(seen, available, flavour, one)
+            except Refused as unfit:
+                refused.append(unfit)
+                continue
+            except Unsatisfied as missing:
+                refused.append(_lacking(str(missing)))
+                continue
+            return _told(spec, seen, catalogue, available, today, flavour, tier, passed, chosen)
+        if any(one.rule not in NO_SUCH for one in refused):
+            break
+        passed.append(tier.kind)
+    if refused:
+        raise refused[0]
+    raise _nothing(spec, seen, catalogue, offers, flavour, origin, served)
+
+
+def _chosen(seen: Situation, available: Available, flavour: Flavour, one: Candidate) -> Chosen:
     """A candidate with everything that belongs to it. Raises Refused, Unsatisfied."""
     names, version = one.names, one.version
-    branch = numbers(version)[0]
-    stream = names.stream(flavour)
-    whole = available.of(one.origin, stream)
+    whole = available.of(one.origin, names.stream(flavour))
+    _signed(seen, whole, names.prebuilt(flavour))
     module = names.module(flavour)
     packages = pins(
         whole.closure({module: one.full, **at_version(names.driver, version, whole)}, version)
     )
-    fabric, why = choose_fabric(seen, version, catalogue, whole, {})
-    pinning = _pinning(names.pinning, whole) if names.pinning else {}
+    beside = Beside(version, names, one.origin, available, names.stream(flavour))
+    fabric, why_fabric = choose_fabric(seen, beside, {})
+    imex, why_imex = choose_imex(seen, beside, {})
     driver = Driver(
-        branch=str(branch),
+        branch=str(one.branch),
         version=version,
         flavour=flavour,
-        pinning=pinning,
+        pinning=_pinning(names.pinning, whole) if names.pinning else {},
         packages=packages,
         origin=one.origin,
-        stream=stream,
+        stream=names.stream(flavour),
         prebuilt=names.prebuilt(flavour),
     )
-    reasons = (
-        _why_version(spec, catalogue, version),
-        _why_flavour(spec, seen, catalogue, flavour),
-        *why,
-    )
-    warnings = [*lifecycle(version, seen, catalogue, today)]
-    standing = seen.driver
-    if standing and not all(available.offer(*had) for had in standing.packages):
-        warnings.append(
-            f"driver {standing.version} of another origin is replaced by the vendor's {version}"
-        )
-    if names.pinning and not pinning:
-        warnings.append(f"the repository has no {names.pinning}")
-    if spec.driver_modules is None and flavour == "closed":
-        warnings.append("only closed modules work here: the vendor ends them after branch 610")
-    return Chosen(driver, fabric, version, reasons, tuple(warnings))
+    return Chosen(driver, fabric, version, (*why_fabric, *why_imex), imex=imex)
 
 
-def offered(
+def _told(
+    spec: NodeSpec,
     seen: Situation,
     catalogue: Catalogue,
     available: Available,
+    today: date,
     flavour: Flavour,
-    origin: Origin,
-) -> list[_Candidate]:
-    """Every driver version that an origin offers in a flavour, the newest first."""
-    found = []
-    for branch in sorted(_branches(available, catalogue), reverse=True):
-        names = catalogue.driver_names(seen.distribution, origin, branch)
-        if names is None or not names.module(flavour):
-            continue
-        for full in available.of(origin, names.stream(flavour)).versions(names.module(flavour)):
-            version = upstream(full)
-            if version.split(".")[0] == str(branch):
-                found.append(_Candidate(origin, full, version, names))
-    return found
+    tier: Tier,
+    passed: list[str],
+    chosen: Chosen,
+) -> Chosen:
+    """The choice with its reasons and warnings."""
+    driver = chosen.driver
+    assert driver is not None
+    names = seen.names(catalogue, driver.version, driver.origin)
+    reasons = (
+        _why_version(spec, catalogue, driver.version, tier.kind, passed),
+        _why_flavour(spec, seen, catalogue, flavour),
+        *((_why_prebuilt(names.prebuilt(flavour), catalogue, names.source),)
+          if driver.prebuilt else ()),
+        *chosen.reasons,
+    )  # fmt: skip
+    warnings = [*lifecycle(driver.version, seen, catalogue, today)]
+    standing = seen.driver
+    if standing and not all(available.known_version(*had) for had in standing.packages):
+        warnings.append(
+            f"driver {standing.version} of another origin is replaced by "
+            f"{WORDS[driver.origin]} {driver.version}"
+        )
+    if names.pinning and not driver.pinning:
+        warnings.append(f"the repository has no {names.pinning}")
+    if spec.driver_modules is None and flavour == "closed":
+        last = catalogue.closed_last.branch
+        warnings.append(f"only closed modules work here: the vendor ends them after branch {last}")
+    return replace(chosen, reasons=reasons, warnings=tuple(warnings))
 
 
-def _branches(available: Available, catalogue: Catalogue) -> set[int]:
-    """Branches that may be offered: the catalogue's, and those that a driver's package names."""
-    return {row.number for row in catalogue.branches} | available.branches
-
-
-def _wished(spec: NodeSpec, offers: list[_Candidate], catalogue: Catalogue) -> Iterator[_Candidate]:
-    """Offered versions that the wish or the policy takes, the best first."""
-    for one in offers:
-        row = catalogue.branch.get(numbers(one.version)[0])
-        if (spec.driver and matches(one.version, spec.driver)) or (
-            not spec.driver and row is not None and _taken(spec.policy, row)
-        ):
-            yield one
-
-
-def _taken(policy: str, row: Branch) -> bool:
-    wanted = {"keep": {"lts"}, "lts": {"lts"}, "production": {"production"}}
-    return row.type in wanted.get(policy, {row.type})
-
-
-def newest_of_branches(
-    seen: Situation, catalogue: Catalogue, available: Available | Unavailable
-) -> list[str]:
-    """The newest offered driver of each long-lived branch, LTS before production."""
-    if isinstance(available, Unavailable) or not seen.gpus:
-        return []
-    flavours: tuple[Flavour, ...] = ("open", "closed")
-    versions = {
-        one.version: None
-        for flavour in flavours
-        for one in offered(seen, catalogue, available, flavour, "vendor")
-    }
-    newest: dict[tuple[int, int], str] = {}
-    for version in versions:
-        row = catalogue.branch.get(numbers(version)[0])
-        if row and row.type in ("lts", "production") and not row.ended:
-            key = (row.type != "lts", -row.number)
-            newest[key] = max(newest.get(key, version), version, key=numbers)
-    return [newest[key] for key in sorted(newest)]
+def _signed(seen: Situation, whole: Available, template: str) -> None:
+    """Raises where signed modules are wanted and there are none for a kernel of this host."""
+    if not template:
+        return
+    if not seen.kernels:
+        raise Refused(
+            "unknown-facts",
+            "the distribution's driver comes with modules for one kernel release, and which "
+            "kernels this host boots could not be read",
+            source="unknown never means fine",
+        )
+    for kernel in seen.kernels:
+        name = template.replace("{kernel}", kernel)
+        if not whole.versions(name):
+            raise Unsatisfied(f"{whole.lacks(name)}: no signed modules for kernel {kernel}")
 
 
 def _pinning(name: str, available: Available) -> Packages:
@@ -202,19 +199,19 @@ def _pinning(name: str, available: Available) -> Packages:
 
 
 def _lacking(reason: str) -> Refused:
-    return Refused("repository-lacks", reason, source="the vendor's repository")
+    return Refused("repository-lacks", reason, source="what the package sources offer")
 
 
 def _nothing(
     spec: NodeSpec,
     seen: Situation,
     catalogue: Catalogue,
-    available: Available,
+    offers: list[Candidate],
     flavour: Flavour,
+    origin: Origin,
     served: list[tuple[int, int, str]],
 ) -> Refused:
     """No offered version is even to be looked at: by wish, or by policy."""
-    had = [one.version for one in offered(seen, catalogue, available, flavour, "vendor")]
     for low, high, words in served:
         if spec.driver and not low <= numbers(spec.driver)[0] <= high:
             return Refused(
@@ -222,24 +219,29 @@ def _nothing(
                 f"driver {spec.driver} does not serve {seen.boards}: {words}",
                 source=catalogue.source("gpus", "modules"),
             )
+    whose = "the repository" if origin == "vendor" else "the distribution's own archive"
+    had = [one.version for one in offers]
     if not had:
-        return _lacking(f"the repository has no driver with {flavour} modules")
-    wish = f"driver {spec.driver}" if spec.driver else f"a driver for policy {spec.policy}"
+        return _lacking(f"{whose} has no driver with {flavour} modules")
+    wish = f"driver {spec.driver}" if spec.driver else f"driver for policy {spec.policy}"
     return Refused(
         "repository-lacks",
-        f"the repository has no {wish} with {flavour} modules (it has {', '.join(had[:6])})",
-        source="the vendor's repository",
+        f"{whose} has no {wish} with {flavour} modules (it has {', '.join(had[:6])})",
+        source="what the package sources offer",
         unblock=tuple(f'driver = "{version}"' for version in had[:3]),
     )
 
 
-def _why_version(spec: NodeSpec, catalogue: Catalogue, version: str) -> Reason:
+def _why_version(
+    spec: NodeSpec, catalogue: Catalogue, version: str, kind: str, passed: list[str]
+) -> Reason:
     row = catalogue.branch.get(numbers(version)[0])
     if spec.driver:
         because, source = f"the inventory asks for {spec.driver}", "inventory key driver"
     else:
-        kind = {"keep": "LTS", "lts": "LTS", "production": "production"}.get(spec.policy, "")
-        because = f"newest {kind} driver offered that fits the hardware".replace("  ", " ")
+        because = f"newest {kind} driver offered that fits this host".replace("  ", " ")
+        if passed:
+            because += f"; no {listed(passed)} driver is to be had here"
         source = catalogue.source("drivers", row.source) if row else f"policy {spec.policy}"
     return Reason(part="driver", choice=version, because=because, source=source)
 
@@ -252,3 +254,38 @@ def _why_flavour(spec: NodeSpec, seen: Situation, catalogue: Catalogue, flavour:
         because = f"{seen.boards}: {listed([kind.name for kind in kinds])}"
         source = catalogue.source("gpus", kinds[0].source)
     return Reason(part="modules", choice=flavour, because=because, source=source)
+
+
+def _why_prebuilt(template: str, catalogue: Catalogue, source: str) -> Reason:
+    return Reason(
+        part="modules",
+        choice=template,
+        because="the distribution builds and signs these modules for each of its kernels, so the "
+        "firmware accepts them with Secure Boot and nothing is built on the host",
+        source=catalogue.source("packages", source),
+    )
+
+
+def _why_origin(
+    spec: NodeSpec,
+    seen: Situation,
+    catalogue: Catalogue,
+    origin: Origin,
+    refused: list[tuple[Origin, Refused]],
+) -> tuple[Reason, ...]:
+    """Why this origin, where there is more than one."""
+    row = seen.row(catalogue)
+    if len(row.origins) < 2:
+        return ()
+    if spec.origin != "auto":
+        because, source = "the inventory says so", "inventory key origin"
+    elif refused:
+        other, why = refused[0]
+        because, source = f"{WORDS[other]} packages cannot: {why.reason}", why.source
+    elif origin == "vendor":
+        because = "the vendor's are taken unless only the distribution's can work"
+        source = "inventory key origin (auto)"
+    else:
+        because = "the driver that stands is the distribution's, and origins are not mixed"
+        source = "research: provisioning 2.6"
+    return (Reason(part="origin", choice=origin, because=because, source=source),)

@@ -1,6 +1,8 @@
 """What boards allow: driver branches, kernel-module flavours, modules built on the host."""
 
-from deploy.catalog.models import Catalogue
+import re
+
+from deploy.catalog.models import Catalogue, numbers
 from deploy.facts import Flavour
 from deploy.fleet.spec import NodeSpec
 from deploy.solving.refusal import Refused, listed
@@ -84,8 +86,10 @@ def check_branch(
     served: list[tuple[int, int, str]],
     seen: Situation,
     catalogue: Catalogue,
+    prebuilt: str = "",
 ) -> None:
-    """Raises Refused when a branch in this flavour cannot run on the host."""
+    """Raises Refused when a branch in this flavour cannot run on the host. `prebuilt` names signed
+    modules that come built for the host's kernels, "" when DKMS builds them there."""
     for low, high, words in served:
         if not low <= branch <= high:
             raise Refused(
@@ -100,7 +104,31 @@ def check_branch(
             f"branch {branch} has no closed modules (the last with them is {last.branch})",
             source=catalogue.source("drivers", last.source),
         )
-    refuse_secure_boot(seen)
+    if not prebuilt:
+        _refuse_kernel(branch, seen, catalogue)
+        refuse_secure_boot(seen)
+
+
+def _refuse_kernel(branch: int, seen: Situation, catalogue: Catalogue) -> None:
+    row = catalogue.branch.get(branch)
+    if row is None or not row.kernel_fails:
+        return
+    if not seen.kernels:
+        raise Refused(
+            "unknown-facts",
+            f"driver branch {branch} does not build for kernels from {row.kernel_fails} on, and "
+            "which kernels this host boots could not be read",
+            source="unknown never means fine",
+        )
+    for kernel in seen.kernels:
+        release = re.match(r"\d+\.\d+", kernel)
+        if release and numbers(release[0]) >= numbers(row.kernel_fails):
+            raise Refused(
+                "kernel",
+                f"driver branch {branch} does not build for kernel {kernel}: it is known to fail "
+                f"from {row.kernel_fails} on",
+                source=catalogue.source("drivers", row.source),
+            )
 
 
 def refuse_secure_boot(seen: Situation) -> None:

@@ -198,6 +198,18 @@ class Available:
                 return offer
         return None
 
+    def known_version(self, name: str, version: str) -> bool:
+        """Whether any origin or stream here has a package at one full version."""
+        return (name, version) in self._sizes
+
+    def size(self, name: str, version: str) -> int:
+        """Download size of a package at one full version, 0 when nobody here offers it."""
+        return self._sizes.get((name, version), 0)
+
+    @cached_property
+    def _sizes(self) -> dict[tuple[str, str], int]:
+        return {(one.name, one.version): one.size for one in self._all}
+
     def known(self, name: str) -> bool:
         """Whether the repository has a package of this name, or one that provides it."""
         return name in self._offers or name in self._given

@@ -22,6 +22,7 @@ class Chosen:
     version: str
     reasons: tuple[Reason, ...] = ()
     warnings: tuple[str, ...] = ()
+    imex: Component | None = None
 
 
 CPU = "cpu"

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from deploy.catalog.models import Catalogue
 from deploy.facts import NodeFacts
 from deploy.fleet.spec import NONE, NodeSpec
+from deploy.solving.origins import asks_own_sources
 from deploy.solving.refusal import Refused
-from deploy.solving.situation import situation
+from deploy.solving.situation import asks_vendor, situation
+from deploy.stack import Packaging
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Place:
     key_fingerprint: str
     proxy: str = ""
     ca_bundle: str = ""
+    packaging: Packaging = "apt"
+    own: bool = False
+    """Ask also what the host's own configured sources offer of a driver."""
 
 
 def place(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Place | None:
@@ -28,23 +33,20 @@ def place(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Place | Non
         seen = situation(spec, facts, catalogue)
     except Refused:
         return None
-    parts = (spec.cuda, spec.cudnn, spec.nccl)
-    if seen.gpus:
-        needed = spec.driver != NONE or any(part != NONE for part in parts)
-    else:
-        needed = any(part not in (None, NONE) for part in parts)
-    if not needed:
+    if not asks_vendor(spec, seen.gpus):
         return None
-    vendor = catalogue.vendor(seen.row(catalogue).kind)
-    url = spec.vendor_repository or vendor.url.format(
-        distribution=seen.distribution, arch=seen.arch(catalogue).repository
+    row, key = seen.row(catalogue), catalogue.key_of(seen.distribution)
+    url = spec.vendor_repository or catalogue.vendor.url.format(
+        distribution=row.name, arch=seen.arch(catalogue).repository
     )
     return Place(
-        distribution=seen.distribution,
+        distribution=row.name,
         machine=seen.machine,
         url=url,
-        key_url=f"{url}/{vendor.key_file}",
-        key_fingerprint=spec.vendor_key_fingerprint or vendor.key_fingerprint,
+        key_url=f"{url}/{key.file}",
+        key_fingerprint=spec.vendor_key_fingerprint or key.fingerprint,
         proxy=spec.proxy or "",
         ca_bundle=spec.ca_bundle or "",
+        packaging=row.kind,
+        own=spec.driver != NONE and asks_own_sources(spec, seen, catalogue),
     )

@@ -10,17 +10,15 @@ from dataclasses import dataclass
 
 from deploy.catalog.models import Architecture, Catalogue, Gpu, numbers
 from deploy.catalog.systems import Arch, Distribution, DriverNames
-from deploy.facts import Flavour, Foreign, NodeFacts, PciDevice
+from deploy.facts import Flavour, Foreign, NodeFacts
 from deploy.fleet.spec import NONE, NodeSpec
+from deploy.solving.boards import boards, refuse_machine, switches
 from deploy.solving.offers import upstream
 from deploy.solving.refusal import Refused, listed
 from deploy.stack import Origin
 
-FALLEN_OFF = "ff"
-"""PCI revision that a device shows when it no longer answers on the bus."""
-
-DISPLAY, BRIDGE = "03", "0680"
-"""PCI classes: display controller, other bridge (an NVSwitch)."""
+DRIVER_MODULE = "nvidia-driver"
+"""The vendor's dnf module."""
 
 OWNERS = {
     "runfile": (
@@ -33,6 +31,11 @@ OWNERS = {
         "exclude the host from the operator's driver and remove the container",
     ),
     "vgpu": ("a vGPU guest needs the GRID driver of its hypervisor", "use the site's vGPU driver"),
+    "other-packages": (
+        "the driver comes from RPM Fusion, ELRepo or negativo17, whose packages the vendor's "
+        "conflict with",
+        "remove those packages with dnf, and switch their repository off",
+    ),
     "vfio": (
         "GPUs are bound to vfio-pci for virtual machines",
         "give the GPUs back to the host (unbind vfio-pci)",
@@ -77,6 +80,12 @@ class Situation:
     """Why it could not be read, "" when it could."""
     secure_boot: str
     """enabled, disabled, no-efi, or "unknown: why"."""
+    kernels: tuple[str, ...] = ()
+    """Releases that run now and after the next boot, each once; empty when they are not known."""
+    driver_stream: str = ""
+    """Enabled dnf module stream of the driver, as nvidia-driver:580-open."""
+    guesses: tuple[str, ...] = ()
+    """What was taken for true of boards that have no row, for people."""
 
     @property
     def boards(self) -> str:
@@ -129,9 +138,11 @@ def situation(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Situati
             f"supported there: {listed(sorted(row.arch))}",
             source="catalogue: distributions",
         )
-    gpus = _gpus(facts.pci, catalogue)
+    gpus, guesses = boards(facts.pci, catalogue)
+    refuse_machine(gpus, facts.os.arch)
     if spec.driver != NONE:
         _ours(facts.foreign)
+    _keyed(spec, gpus, row, catalogue)
     if gpus:
         _known(facts, NEEDED_WITH_GPUS)
     installed = {
@@ -139,16 +150,47 @@ def situation(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Situati
         for name, package in (facts.packages or {}).items()
         if package.state[1:2] not in {"n", "c", ""}
     }
+    stream = (facts.streams or {}).get(DRIVER_MODULE, "")
     return Situation(
         distribution=row.name,
         machine=facts.os.arch,
         gpus=gpus,
-        nvswitches=len(_switches(facts.pci, catalogue)),
+        nvswitches=switches(facts.pci, catalogue),
         driver=_standing(facts, row, installed, catalogue) if gpus else None,
         installed=tuple(sorted(installed.items())),
         python=".".join(facts.python.version.split(".")[:2]) if facts.python else "",
         python_unknown="" if facts.python else _why(facts, "python"),
         secure_boot=facts.secure_boot or f"unknown: {_why(facts, 'secure_boot')}",
+        kernels=tuple(dict.fromkeys((facts.kernel.running, facts.kernel.next)))
+        if facts.kernel
+        else (),
+        driver_stream=f"{DRIVER_MODULE}:{stream}" if stream else "",
+        guesses=guesses,
+    )
+
+
+def asks_vendor(spec: NodeSpec, gpus: tuple[Gpu, ...]) -> bool:
+    """Whether the answer for a host needs the vendor's repository."""
+    parts = (spec.cuda, spec.cudnn, spec.nccl)
+    wished = (*parts, spec.dcgm, spec.container_toolkit)
+    if gpus and (spec.driver != NONE or any(part != NONE for part in parts)):
+        return True
+    return any(part not in (None, NONE) for part in wished)
+
+
+def _keyed(spec: NodeSpec, gpus: tuple[Gpu, ...], row: Distribution, catalogue: Catalogue) -> None:
+    key = catalogue.key_of(row.name)
+    if key.fingerprint or spec.vendor_key_fingerprint or not asks_vendor(spec, gpus):
+        return
+    raise Refused(
+        "vendor-key",
+        f"the fingerprint of the key {key.file} that signs the vendor's repository for "
+        f"{row.title} is not in the catalogue: no source for it was found",
+        source=catalogue.source("distributions", key.source),
+        unblock=(
+            f"read it where you trust it (gpg --show-keys {key.file}), then "
+            'vendor_key_fingerprint = "..."',
+        ),
     )
 
 
@@ -182,38 +224,6 @@ def _ours(foreign: tuple[Foreign, ...]) -> None:
         )
 
 
-def _gpus(pci: tuple[PciDevice, ...], catalogue: Catalogue) -> tuple[Gpu, ...]:
-    boards = sorted(
-        (device for device in pci if device.pci_class.startswith(DISPLAY)),
-        key=lambda device: device.slot,
-    )
-    lost = [device.slot for device in pci if device.revision == FALLEN_OFF]
-    if lost:
-        raise Refused(
-            "fallen-off-bus",
-            f"no answer on the PCI bus from {listed(sorted(lost))} (revision ff)",
-            source="PCI: a device that does not answer reads as all ones",
-            unblock=("power-cycle the host; if it comes back like this, service the board",),
-        )
-    unknown = [device for device in boards if device.device not in catalogue.gpu]
-    if unknown:
-        raise Refused(
-            "unknown-gpu",
-            "not in the catalogue: "
-            + listed([f"10de:{device.device} at {device.slot}" for device in unknown]),
-            source="catalogue: gpus",
-            unblock=("add a row to deploy/catalog/gpus.toml with its source",),
-        )
-    return tuple(catalogue.gpu[device.device] for device in boards)
-
-
-def _switches(pci: tuple[PciDevice, ...], catalogue: Catalogue) -> list[PciDevice]:
-    ids = {row.device for row in catalogue.nvswitches}
-    return [
-        device for device in pci if device.pci_class.startswith(BRIDGE) and device.device in ids
-    ]
-
-
 _VERSION = re.compile(r"\d{3}(\.\d{2,3}){1,2}")
 
 
@@ -235,10 +245,12 @@ def _packaged(
         version = upstream(full)
         if not _VERSION.fullmatch(version):
             continue
-        for origin in row.origins:
-            names = catalogue.driver_names(row.name, origin, numbers(version)[0])
+        own = bool(row.own_versions and re.search(row.own_versions, full))
+        for scheme in row.origins:
+            names = catalogue.driver_names(row.name, scheme, numbers(version)[0])
             if names and name in (names.module_open, names.module_closed):
                 flavour: Flavour = "open" if name == names.module_open else "closed"
+                origin: Origin = "distribution" if own else scheme
                 found.append(_Packaged(version, flavour, origin))
     return sorted(found, key=lambda one: (one.flavour != "open", one.origin != "vendor"))
 
