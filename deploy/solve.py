@@ -16,6 +16,7 @@ from deploy.fleet.spec import NodeSpec
 from deploy.solving.driver import choose_driver
 from deploy.solving.nearby import suggestions
 from deploy.solving.offers import Available, Unavailable
+from deploy.solving.optional import choose_container_toolkit, choose_dcgm
 from deploy.solving.parts import CPU, Answered, EnvironmentWish, Ground, Torch
 from deploy.solving.place import Place, place
 from deploy.solving.refusal import Refused
@@ -217,11 +218,18 @@ def _solve(
     today: date,
 ) -> Answered:
     chosen = choose_driver(spec, seen, catalogue, available, today)
-    software = choose_software(Ground(spec, seen, catalogue, available, chosen.version))
-    parts = (chosen.driver, chosen.fabric, software.cuda, software.cudnn, software.nccl)
+    ground = Ground(spec, seen, catalogue, available, chosen.version)
+    software = choose_software(ground)
+    wished: list[Reason] = []
+    dcgm = choose_dcgm(ground, wished)
+    container_toolkit = choose_container_toolkit(ground, wished)
+    parts = (
+        *(chosen.driver, chosen.fabric, chosen.imex, software.cuda, software.cudnn, software.nccl),
+        *(dcgm, container_toolkit),
+    )
     managed = any(part is not None for part in parts)
     repository = available.repository if managed and isinstance(available, Available) else None
-    reasons = [*chosen.reasons, *software.reasons]
+    reasons = [*chosen.reasons, *software.reasons, *wished]
     if repository:
         mirrored = spec.vendor_repository or spec.vendor_key_fingerprint
         reasons.append(
@@ -231,7 +239,7 @@ def _solve(
                 because=f"signed by {repository.key_fingerprint}",
                 source="inventory key vendor_repository"
                 if mirrored
-                else catalogue.source("distributions", catalogue.vendor(repository.kind).source),
+                else catalogue.source("distributions", catalogue.key_of(seen.distribution).source),
             )
         )
     stack = Stack(
@@ -241,9 +249,12 @@ def _solve(
         repository=repository,
         driver=chosen.driver,
         fabric=chosen.fabric,
+        imex=chosen.imex,
         cuda=software.cuda,
         cudnn=software.cudnn,
         nccl=software.nccl,
+        dcgm=dcgm,
+        container_toolkit=container_toolkit,
         environment=None,
     )
     return Answered(
