@@ -13,6 +13,7 @@ from deploy.solving.situation import Situation
 
 RELAXED = (
     *("torch_build", "torch", "cuda", "cudnn", "nccl", "python", "env", "extras"),
+    *("dcgm", "container_toolkit"),
     *("driver", "driver_modules", "origin", "policy"),
 )
 """Wishes that a suggestion may drop, the cheapest to give up first."""
