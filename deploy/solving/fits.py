@@ -39,7 +39,8 @@ def _system(seen: Situation, stack: Stack) -> Iterator[str]:
             f"{stack.distribution} on {stack.arch}"
         )
     environment = stack.environment
-    if environment and seen.python and seen.python != environment.python:
+    own = environment is not None and environment.managed_python is None
+    if environment and own and seen.python and seen.python != environment.python:
         yield f"its Python is {seen.python}, locked as {environment.python}"
 
 
@@ -75,7 +76,8 @@ def _software(seen: Situation, stack: Stack, catalogue: Catalogue) -> Iterator[s
         return
     for release in catalogue.torch:
         for build in release.builds:
-            if (release.version, build.build) == (environment.torch, environment.hardware_build):
+            built = (release.version, build.build, build.machine)
+            if built == (environment.torch, environment.hardware_build, seen.machine):
                 for gpu in sorted({gpu.name: gpu for gpu in seen.gpus}.items()):
                     if not build.runs_on(gpu[1].compute):
                         yield f"torch {release.version}+{build.build} has no code for {gpu[0]}"
