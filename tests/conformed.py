@@ -26,6 +26,7 @@ from deploy.packages import locked
 from deploy.steps import Wanted
 from deploy.torch_env import versions
 from tests.factory import facts
+from tests.settled import settled, units
 
 
 def written(wanted: Wanted, found: NodeFacts) -> dict[str, OwnFile]:
@@ -85,9 +86,10 @@ def conform(wanted: Wanted, bare: NodeFacts, **changes: Any) -> NodeFacts:
         ),
         "packages": packages,
         "services": {
-            f"{unit}.service": Service(load="loaded", active="active", enabled="enabled")
-            for unit in units
+            unit: Service(load="loaded", active="active", enabled="enabled")
+            for unit in units(wanted)
         },
+        **settled(wanted, bare),
         "environments": (
             Environment(
                 id=environment.id,

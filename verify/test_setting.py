@@ -85,7 +85,7 @@ def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: 
     fault="mig:0",
 )
 def test_mig(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
-    """GPUs are partitioned where the inventory says so and nowhere else: training wants them whole."""
+    """GPUs are partitioned where the inventory says so and nowhere else."""
     wished = bool((scene.expected or {}).get("mig"))
     for gpu in answering(gpus, scene, look):
         if gpu["mig"] is None and "mig" in gpu["errors"]:
