@@ -286,6 +286,7 @@ def pretend(asked: list[str]):
         asked.append(kernel)
         for place in assemble.PLACES.values():
             (tree / place.cuda).mkdir(parents=True)
+            (tree / assemble.EARLIER / place.cuda).mkdir(parents=True)
             (tree / place.extra).mkdir()
 
     return fake

@@ -70,6 +70,9 @@ PLACES = {
     "rhel9": Place("cuda/rhel9/x86_64/", "rhel9/", RPM_KEY_NAME, f"rhel9/{el_base.KEY_NAME}"),
 }
 EPEL = "epel9/"
+EARLIER = "earlier/"
+"""Below it every vendor's repository once more, as it was before its newest drivers came."""
+NEWEST = ("580.178.04", "595.91.07")
 SIGNED_AS = {
     "debian12": ("gpufleet simulation", "Simulated Debian extra"),
     "ubuntu2404": ("Ubuntu", "Ubuntu"),
@@ -164,7 +167,8 @@ def build(cache_dir: Path, kernel_release: str) -> VendorRepo:
                 _build(tree, kernel_release, key, keys, real)
                 public = {tree / PLACES["rhel9"].extra_key: own_key.extract_certificate()}
                 for system, place in PLACES.items():
-                    public[tree / place.cuda / place.key_name] = certificates[system]
+                    for cuda in (tree / place.cuda, tree / EARLIER / place.cuda):
+                        public[cuda / place.key_name] = certificates[system]
                 for file, certificate in public.items():
                     file.write_text(str(certificate))
                     file.chmod(0o644)  # a user without root reads what root has built
@@ -204,6 +208,16 @@ def _build(tree: Path, kernel_release: str, key: Tsk, keys: Path, real: list[Pat
         signed += [pool.submit(rpm.index, place, own) for place in of_rpms if place != vendors]
         for one in signed:
             one.result()
+    for place in PLACES.values():
+        before = tree / EARLIER / place.cuda
+        before.mkdir(parents=True)
+        for file in (*(tree / place.cuda).glob("*.deb"), *(tree / place.cuda).glob("*.rpm")):
+            if not any(version in file.name for version in NEWEST):
+                os.link(file, before / file.name)
+        if place.key_name == RPM_KEY_NAME:
+            rpm.index(before, keys / "vendor-rpm.pgp", el.modules())
+        else:
+            repo.index(before, key, origin="NVIDIA", label="NVIDIA CUDA")
 
 
 def _artefacts(

@@ -10,7 +10,7 @@ Names and shapes: research provisioning 2.5-2.7. The points that a deploy can tr
 
 from __future__ import annotations
 
-from . import containers, libraries, toolkit
+from . import containers, interconnect, libraries, toolkit
 from .branches import BRANCHES
 from .driver import LIB, VERSIONS, cuda_number, daemon, module_sources, nvml
 from .packages import Compiled, Link, Payload, Text, shared_library, text_file
@@ -173,7 +173,7 @@ def fabric(version: str) -> list[Rpm]:
             post=_unit("nvidia-fabricmanager.service"),
             preun=_gone("nvidia-fabricmanager.service"),
         ),
-        Rpm("nvidia-imex", version, "1", "NVIDIA IMEX daemon"),
+        from_deb(interconnect.imex(version, f"{version}-1"), {}, (LIB, LIB64)),
         Rpm(
             "libnvidia-nscq",
             version,

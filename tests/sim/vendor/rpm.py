@@ -90,6 +90,9 @@ def from_deb(package: Package, rename: Mapping[str, str], lib: tuple[str, str]) 
             name = name.replace(old, new)
         return name
 
+    def usr(path: str) -> str:
+        return f"/usr{path}" if path.startswith("/lib/") else path
+
     version, _, release = package.version.rpartition("-")
     epoch, _, version = version.rpartition(":")
     post = "/sbin/ldconfig\n" if package.triggers else ""
@@ -111,7 +114,7 @@ def from_deb(package: Package, rename: Mapping[str, str], lib: tuple[str, str]) 
         epoch=int(epoch or 0),
         arch="noarch" if package.architecture == "all" else "x86_64",
         requires=tuple(named(one) for one in relations),
-        payload={path.replace(*lib): what for path, what in package.payload.items()},
+        payload={usr(path).replace(*lib): what for path, what in package.payload.items()},
         post=post.replace(*lib),
         preun=preun.replace(*lib),
         postun="/sbin/ldconfig\n" if package.triggers else "",
@@ -187,7 +190,7 @@ def index(directory: Path, key_file: Path, modules: str = "") -> None:
     """Sign every package, write repodata beside them, with `modules` (YAML), and sign that."""
     sign = f"{sys.executable} {sys.executable} {Path(__file__).with_name('sign.py')} {key_file}"
     files = sorted(str(file) for file in directory.glob("*.rpm"))
-    deb.run(
+    deb.run(  # what is signed already stays as it is
         ["rpmsign", "--define=_gpg_name simulated", f"--define=__gpg_sign_cmd {sign} "
          "%{__signature_filename} %{__plaintext_filename}", "--addsign", *files]
     )  # fmt: skip

@@ -120,9 +120,7 @@ def show_driver(version, kind, slots):
             klog.say(f"nvidia: unknown parameter 'NVreg_{name}' ignored", 4)
         else:
             shown[name] = str(int(value, 0)) if value[:1].isdigit() else f'"{value}"'
-    write(
-        PROC_DRIVER / "nvidia/params", "\n".join(f"{name}: {v}" for name, v in shown.items())
-    )
+    write(PROC_DRIVER / "nvidia/params", "\n".join(f"{name}: {v}" for name, v in shown.items()))
     for minor, gpu in enumerate(hardware.described()["gpus"]):
         if gpu["slot"] in slots:
             show_gpu(minor)

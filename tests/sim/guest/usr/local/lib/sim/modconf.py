@@ -39,7 +39,9 @@ def barred(name, directories=("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/mo
     return any(wanted.match(line) for line in settings(directories))
 
 
-def options(name, prefix, directories=("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d")):
+def options(
+    name, prefix, directories=("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d")
+):
     """Return the options of a module by name without prefix; of two the later one counts."""
     found = {}
     for line in settings(directories):
