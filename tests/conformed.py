@@ -60,7 +60,6 @@ def conform(wanted: Wanted, bare: NodeFacts, **changes: Any) -> NodeFacts:
         for name, pin in locked(stack).items()
     }
     packages["ca-certificates"] = Package(version="20230311", state="ii", held=False)
-    units = ["nvidia-persistenced"] * bool(driver) + ["nvidia-fabricmanager"] * bool(stack.fabric)
     assert bare.kernel is not None
     assert bare.python is not None
     assert bare.tools is not None
