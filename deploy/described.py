@@ -52,6 +52,11 @@ def catalogue_repository(
     )
 
 
+def example_kernel(row: Distribution, machine: str) -> str:
+    """A kernel release of a distribution's machine type."""
+    return row.kernel.format(machine=machine, packages=row.arch[machine].packages)
+
+
 def _drivers(
     catalogue: Catalogue, row: Distribution, machine: str, origin: Origin
 ) -> Iterator[Offer]:
@@ -72,6 +77,9 @@ def _drivers(
                 if (offer.name, stream) not in seen:
                     seen.add((offer.name, stream))
                     yield replace(offer, stream=stream, origin=origin)
+            if prebuilt := names.prebuilt(flavour):
+                name = prebuilt.replace("{kernel}", example_kernel(row, machine))
+                yield Offer(name, f"{branch.newest}-1", SIZE, origin=origin)
             for name, full in _apart(names, branch.newest, catalogue).items():
                 if (name, stream) not in seen:
                     seen.add((name, stream))
@@ -93,8 +101,11 @@ def _flavour(names: DriverNames, flavour: Flavour, version: str) -> Iterator[Off
 def _apart(names: DriverNames, version: str, catalogue: Catalogue) -> dict[str, str]:
     """What depends on nothing: the pin, fabric manager and IMEX, what has its own numbers."""
     found = {names.pinning: f"{version.split('.')[0]}-1"} if names.pinning else {}
+    archive = bool(names.prebuilt_open)
     for name in (*names.fabric_nvswitch, *names.fabric_nvlink5, *names.imex):
         own = catalogue.support.get(name)
+        if own and archive:
+            continue  # only the vendor has it
         found[name] = own.newest if own else f"{version}-1"
     return found
 

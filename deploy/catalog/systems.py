@@ -182,6 +182,9 @@ class Distribution(Model):
     own_versions: str = ""
     """Regular expression that is found in versions of the distribution's own packages of a driver
     and in none of the vendor's; "" when versions do not tell."""
+    kernel: str
+    """A release of its kernel as `uname -r` prints it, {machine} and {packages} as the machine type
+    calls them: an example, for asking what would solve."""
     source: str
 
     def matches(self, os_id: str, version_id: str) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from deploy.catalog.models import Catalogue, numbers
 from deploy.fleet.spec import NONE, NodeSpec
-from deploy.solving.hardware import limits, refuse_secure_boot
+from deploy.solving.fabric import needs_imex, needs_manager
+from deploy.solving.hardware import check_branch, limits
+from deploy.solving.origins import RULE, WORDS, replaces_by_name
 from deploy.solving.refusal import Refused
 from deploy.solving.situation import Situation
 from deploy.stack import Driver, Stack
@@ -28,8 +30,10 @@ def check_fit(spec: NodeSpec, seen: Situation, stack: Stack, catalogue: Catalogu
             f"the host is not what it was locked as: {'; '.join(faults)}",
             source="the lock against the facts",
         )
-    if stack.driver and (seen.driver is None or seen.driver.version != stack.driver.version):
-        refuse_secure_boot(seen)
+    driver = stack.driver
+    if driver and (seen.driver is None or seen.driver.version != driver.version):
+        served = limits(seen, catalogue)
+        check_branch(int(driver.branch), driver.flavour, served, seen, catalogue, driver.prebuilt)
 
 
 def _system(seen: Situation, stack: Stack) -> Iterator[str]:
@@ -49,12 +53,17 @@ def _boards(spec: NodeSpec, seen: Situation, stack: Stack) -> Iterator[str]:
         yield "the PCI bus shows no GPU any more"
     if seen.gpus and not stack.driver and spec.driver != NONE:
         yield f"it has {seen.boards} now, locked without a driver"
-    if seen.gpus and stack.driver and bool(seen.nvswitches) != bool(stack.fabric):
-        boards = {gpu.fabric for gpu in seen.gpus} - {""}
-        if seen.nvswitches:
-            yield f"it has {seen.nvswitches} NVSwitches, locked without fabric manager"
-        elif not boards:
-            yield "it has no NVSwitch any more, locked with fabric manager"
+    if not (seen.gpus and stack.driver):
+        return
+    if needs_manager(seen) and not stack.fabric:
+        what = f"{seen.nvswitches} NVSwitches" if seen.nvswitches else seen.boards
+        yield f"it has {what}, locked without fabric manager"
+    if stack.fabric and not needs_manager(seen):
+        yield "it has no NVSwitch any more, locked with fabric manager"
+    if needs_imex(seen) and not stack.imex:
+        yield f"it has {seen.boards}, locked without IMEX"
+    if stack.imex and not needs_imex(seen):
+        yield f"it has {seen.boards}, which reach no other host, locked with IMEX"
 
 
 def _driver(seen: Situation, driver: Driver, catalogue: Catalogue) -> Iterator[str]:
@@ -64,6 +73,13 @@ def _driver(seen: Situation, driver: Driver, catalogue: Catalogue) -> Iterator[s
     for kind in seen.kinds(catalogue):
         if driver.flavour not in kind.modules:
             yield f"{driver.flavour} modules do not work with {seen.boards} ({kind.name})"
+    standing = seen.driver
+    if standing and standing.packages and standing.origin != driver.origin:
+        if not replaces_by_name(seen, catalogue, standing.origin):
+            yield (
+                f"driver {standing.version} of {WORDS[standing.origin]} packages stands, locked "
+                f"as {WORDS[driver.origin]}: {RULE}"
+            )
 
 
 def _software(seen: Situation, stack: Stack, catalogue: Catalogue) -> Iterator[str]:
