@@ -171,10 +171,10 @@ def _given_up(facts: NodeFacts) -> list[Step]:
 
 
 def _power(wanted: Wanted, facts: NodeFacts, driver: Driver) -> list[Step]:
-    watts, gpus = wanted.spec.power_limit, _gpus(wanted, facts)
+    watts = wanted.spec.power_limit
     if watts is None:
         return []
-    why = _BLIND
+    why, gpus = _BLIND, _gpus(wanted, facts)
     if gpus is not None:
         other = [
             f"GPU {gpu.index}: {gpu.power_limit:g} W"
@@ -199,10 +199,10 @@ _BLIND = "the wanted driver is loaded first, and starts with its own settings"
 
 
 def _mig(wanted: Wanted, facts: NodeFacts, driver: Driver) -> list[Step]:
-    wish, gpus = wanted.spec.mig, _gpus(wanted, facts)
+    wish = wanted.spec.mig
     if wish is None:
         return []
-    why = _BLIND
+    why, gpus = _BLIND, _gpus(wanted, facts)
     if gpus is not None:
         other = [gpu for gpu in gpus if not mig.as_wished(gpu, wish)]
         if not other:
@@ -228,10 +228,10 @@ def _mig(wanted: Wanted, facts: NodeFacts, driver: Driver) -> list[Step]:
 
 
 def _ecc(wanted: Wanted, facts: NodeFacts, driver: Driver) -> list[Step]:
-    wish, gpus = wanted.spec.ecc, _gpus(wanted, facts)
+    wish = wanted.spec.ecc
     if wish is None:
         return []
-    why = _BLIND
+    why, gpus = _BLIND, _gpus(wanted, facts)
     if gpus is not None:
         other = [f"GPU {gpu.index}" for gpu in gpus if gpu.ecc_pending not in {wish, None}]
         if not other:
