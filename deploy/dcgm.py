@@ -5,12 +5,12 @@ new ones (DCGM user guide, "Installation": it is purged first; research: provisi
 wish for DCGM is the consent; the plan names what goes.
 """
 
-from deploy import apt
 from deploy.facts import NodeFacts
 from deploy.known import known
 from deploy.packages import difference, locked, names_like
 from deploy.services import running_step
 from deploy.steps import Step, Wanted
+from deploy.transact import transaction
 
 NAME = "dcgm"
 UNIT = "nvidia-dcgm"
@@ -39,7 +39,7 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         title=f"DCGM {dcgm.version} is installed",
         why="; ".join([lacks.why] * bool(lacks) + goes),
         commands=(
-            apt.transaction(
+            transaction(
                 wanted.stack,
                 dcgm.packages,
                 lacks,

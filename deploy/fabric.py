@@ -6,7 +6,6 @@ NVLink 5 are managed through nvlsm, which the fabric manager's start script runs
 them by ib_umad: that module is loaded first, at every boot.
 """
 
-from deploy import apt
 from deploy.facts import NodeFacts
 from deploy.files import file_step, in_place
 from deploy.idle import MUST_BE_IDLE
@@ -16,6 +15,7 @@ from deploy.services import running_step
 from deploy.shell import script
 from deploy.stack import Component
 from deploy.steps import Command, Step, Wanted
+from deploy.transact import transaction
 
 NAME = "fabric"
 UNIT = "nvidia-fabricmanager"
@@ -46,7 +46,7 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         title=f"fabric manager {fabric.version} is installed",
         why=lacks.why,
         commands=(
-            apt.transaction(
+            transaction(
                 wanted.stack, fabric.packages, lacks, before=stop if lacks.replaces else ""
             ),
         ),

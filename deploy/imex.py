@@ -6,13 +6,13 @@ IMEX per job): it is only read. While it names nobody the service has nothing to
 started (IMEX guide, "Getting Started"; research: provisioning 2.8).
 """
 
-from deploy import apt
 from deploy.facts import NodeFacts
 from deploy.idle import MUST_BE_IDLE
 from deploy.known import known
 from deploy.packages import difference
 from deploy.services import running_step
 from deploy.steps import Step, Wanted
+from deploy.transact import transaction
 
 NAME = "imex"
 UNIT = "nvidia-imex"
@@ -34,9 +34,7 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         title=f"IMEX {imex.version} is installed",
         why=lacks.why,
         commands=(
-            apt.transaction(
-                wanted.stack, imex.packages, lacks, before=stop if lacks.replaces else ""
-            ),
+            transaction(wanted.stack, imex.packages, lacks, before=stop if lacks.replaces else ""),
         ),
         disruptive=lacks.replaces,
         download=lacks.download,

@@ -4,11 +4,12 @@ The layer comes before the driver's, so that a driver which is installed is load
 module that is loaded without is loaded again by the driver's layer (deploy/module.py).
 """
 
+from deploy.catalog import load
 from deploy.facts import NodeFacts
 from deploy.files import file_step
 from deploy.known import known
-from deploy.shell import assign, script
-from deploy.stack import Blocked
+from deploy.shell import assign, script, words
+from deploy.stack import Blocked, Stack
 from deploy.steps import Command, Step, Wanted
 
 NAME = "module-options"
@@ -17,14 +18,12 @@ PREFIX = "NVreg_"
 """The module's options carry it, /proc/driver/nvidia/params shows them without (the vendor's
 driver README, "Configuring the driver's kernel module", branch 580, 2026-11)."""
 
-INITRAMFS = """\
-if command -v update-initramfs >/dev/null; then
-    update-initramfs -u -k all
-elif command -v dracut >/dev/null; then
-    dracut --force --regenerate-all
-fi
-"""
-"""An early-boot image may hold the module and its options (research: provisioning 2.12)."""
+
+def initramfs(stack: Stack) -> str:
+    """Shell text that makes the early-boot images anew, which may hold modules and their options
+    (research: provisioning 2.12); nothing where there are none."""
+    command = load().named(stack.distribution).base.initramfs
+    return f"if command -v {command[0]} >/dev/null; then {words(command)}; fi\n"
 
 
 def text(options: tuple[str, ...]) -> str:
@@ -45,12 +44,12 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
             facts,
             PATH,
             text(options),
-            then=INITRAMFS,
+            then=initramfs(wanted.stack),
         )
     if PATH not in known(facts, "files", facts.files):
         return []
     # It goes last: while it is there, a run that was cut off in between is repeated.
-    goes = script(assign(path=PATH), ': >"$path"\n', INITRAMFS, 'rm -f -- "$path"\n')
+    goes = script(assign(path=PATH), ': >"$path"\n', initramfs(wanted.stack), 'rm -f -- "$path"\n')
     return [
         Step(
             layer=NAME,
