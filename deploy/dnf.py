@@ -9,7 +9,7 @@ own on dnf's API would have to repeat what its command does (signatures, history
 
 from collections.abc import Iterable
 
-from deploy.interest import GPU_PACKAGES
+from deploy.interest import GPU_PACKAGES, RDMA_PACKAGES
 from deploy.packages import locked
 from deploy.shell import assign, script, words
 from deploy.stack import Packages, Stack
@@ -83,6 +83,11 @@ class Guard(dnf.Plugin):
                 continue
             if package.name in may_go and package.version == os.environ["MAY_BE"]:
                 continue
+            here = self.base.sack.query().installed().filter(name=package.name)
+            if re.search(os.environ["THEIRS"], package.name) and here.run():
+                said.append(
+                    "it would change %s, which belongs to the RDMA stack" % package.name
+                )
             if package.name in names or re.search(os.environ["GPU"], package.name):
                 said.append(
                     "it would put %s at %s, which is not in the lock" % (package.name, evr)
@@ -101,7 +106,7 @@ plugins="--setopt=pluginpath=$work/plugins,$($interpreter -c '
 import dnf.const
 print(dnf.const.PLUGINPATH)')"
 REFUSED=$work/refused
-export LEAVE WANTED MAY_GO MAY_BE ALSO GPU REFUSED
+export LEAVE WANTED MAY_GO MAY_BE ALSO GPU THEIRS REFUSED
 refuse() {
     [ -s "$REFUSED" ] || return 0
     cat "$REFUSED" >&2
@@ -209,6 +214,7 @@ def transaction(
         MAY_BE=may_be,
         ALSO=" ".join(sorted(also)),
         GPU=GPU_PACKAGES,
+        THEIRS=RDMA_PACKAGES,
     )
     return Command(
         shell=script(values, _TOOLS, f"set -- {words(arguments)}\n", _TRANSACTION, before, _CHANGE),

@@ -10,15 +10,15 @@ that brings the locked one.
 """
 
 from deploy import apt, dnf
-from deploy.catalog import load
 from deploy.facts import NodeFacts
 from deploy.files import file_step
 from deploy.idle import MUST_BE_IDLE
 from deploy.interest import GPU_PACKAGES
 from deploy.known import known
+from deploy.module_options import initramfs
 from deploy.packages import locked
 from deploy.prerequisites import prerequisites, sources_first
-from deploy.shell import assign, script, words
+from deploy.shell import assign, script
 from deploy.steps import Command, Step, Wanted
 
 NAME = "os-base"
@@ -163,8 +163,7 @@ def _nouveau(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     ours = NOUVEAU in known(facts, "files", facts.files)
     if modules.nouveau_blacklisted and not ours:
         return []
-    command = load().named(wanted.stack.distribution).base.initramfs
-    rebuild = f"if command -v {command[0]} >/dev/null; then {words(command)}; fi\n"
+    rebuild = initramfs(wanted.stack)
     return file_step(
         NAME, "nouveau is kept off the GPUs", facts, NOUVEAU, NOUVEAU_TEXT, then=rebuild
     )
