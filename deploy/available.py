@@ -1,8 +1,9 @@
 """What the vendor's repository offers, asked through one host without changing it.
 
-A host runs `available.sh` (a private apt state in a temporary directory, no root) and answers with
-the repository's key and its list of packages. Whether the key is the right one is decided here: its
-fingerprint must be the catalogue's or the inventory's, and nothing else may be in the file.
+A host runs `available.sh` (a private apt state in a temporary directory, no root) or
+`available_rpm.sh` (nothing but downloads) and answers with the repository's key and its list of
+packages. Whether the key is the right one is decided here: its fingerprint must be the catalogue's
+or the inventory's, and nothing else may be in the file.
 """
 
 import base64
@@ -20,12 +21,14 @@ from debian.deb822 import Packages
 from deploy.fleet.conversation import Result
 from deploy.fleet.redact import Redactor
 from deploy.fleet.runs import printable
+from deploy.interest import GPU_PACKAGES
 from deploy.keys import WrongKey, one_key
+from deploy.repodata import BadIndex, check_part, check_signature, digests, offers
 from deploy.solve import Place
 from deploy.solving.offers import Available, Offer, Unavailable
-from deploy.stack import Repository
+from deploy.stack import Origin, Repository
 
-TIMEOUT_S = 180
+TIMEOUT_S = 300
 MOST_ASKED = 3
 """A repository that three hosts cannot read is not read by asking a thousand."""
 LIMIT = 16_000_000
@@ -42,13 +45,13 @@ CAUSES = (
     (r"Hash Sum mismatch|unexpected size", "its list of packages is not what its index signs"),
     (r"certificate", "its TLS certificate is not trusted"),
     (r"Could not resolve|Temporary failure resolving", "its name cannot be resolved"),
-    (r"407 +Proxy|from proxy", "the proxy refuses"),
-    (r"Connection (refused|timed out|failed)|Could not connect|timed out|No route|unreachable",
-     "it cannot be reached"),
-    (r"does not have a Release file|40[34] ", "there is nothing at this address"),
+    (r"407 +Proxy|from proxy|response 407", "the proxy refuses"),
+    (r"Connection (refused|timed out|failed)|Could not connect|Failed to connect|timed out|No route"
+     r"|unreachable", "it cannot be reached"),
+    (r"does not have a Release file|40[34] |error: 40[34]", "there is nothing at this address"),
     (r"is not signed|NODATA", "its index is not signed"),
 )  # fmt: skip
-"""What apt says, and what that means, the most telling first."""
+"""What apt and curl say, and what that means, the most telling first."""
 
 STAGES = {
     "directory": "no temporary directory could be made",
@@ -56,6 +59,8 @@ STAGES = {
     "key": "its key could not be fetched",
     "key-size": "what it serves as its key is too large for one",
     "update": "its list of packages could not be fetched",
+    "curl": "the host has no curl",
+    "own": "the host's own package sources could not be read",
 }
 
 
@@ -100,8 +105,11 @@ def script(place: Place) -> str:
         "proxy": place.proxy,
         "ca_bundle": place.ca_bundle,
     }
+    if place.packaging == "apt":
+        values |= {"own": "yes" if place.own else "", "INTEREST": GPU_PACKAGES}
     head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-    return head + (files("deploy") / "available.sh").read_text()
+    text = "available.sh" if place.packaging == "apt" else "available_rpm.sh"
+    return head + (files("deploy") / text).read_text()
 
 
 def read_answer(place: Place, text: str) -> Available:
@@ -115,26 +123,63 @@ def read_answer(place: Place, text: str) -> Available:
     body = lines[lines.index(FIRST) + 1 : -1]
     if body and body[0].startswith("failed "):
         raise NoAnswer(_explained(place, body[0].removeprefix("failed "), body[1:]))
-    if not body or body[0] != "key" or "packages" not in body:
-        raise NoAnswer(f"{place.url}: the answer is not understood")
-    middle = body.index("packages")
     try:
-        key = base64.b64decode("".join(body[1:middle]), validate=True)
-        packed = base64.b64decode("".join(body[middle + 1 :]), validate=True)
-        index = _unpack(packed)
-    except (binascii.Error, zlib.error, ValueError) as error:
-        raise NoAnswer(f"{place.url}: the answer is damaged ({error})") from None
-    try:
-        armoured = one_key(key, place.key_fingerprint)
+        parts = _parts(body)
+        key = one_key(parts["key"], place.key_fingerprint)
+        found = _rpm_offers(place, parts, key) if place.packaging != "apt" else _deb_offers(parts)
     except WrongKey as error:
         raise NoAnswer(f"{place.key_url}: {error}") from None
-    found = list(_offers(index))
-    if not found:
+    except BadIndex as error:
+        raise NoAnswer(f"{place.url}: {error}") from None
+    except KeyError:
+        raise NoAnswer(f"{place.url}: the answer is not understood") from None
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise NoAnswer(f"{place.url}: the answer is damaged ({error})") from None
+    if not any(offer.origin == "vendor" for offer in found):
         raise NoAnswer(f"{place.url}: its list of packages is empty")
     repository = Repository(
-        kind="apt", url=place.url, key_fingerprint=place.key_fingerprint, key=armoured
+        kind=place.packaging, url=place.url, key_fingerprint=place.key_fingerprint, key=key
     )
-    return Available(repository, found)
+    return Available(repository, found, place.packaging)
+
+
+PARTS = ("key", "packages", "own", "repomd", "signature", "primary", "modules")
+
+
+def _parts(body: list[str]) -> dict[str, bytes]:
+    """Parts of an answer by name, each sent in base64. Raises ValueError, KeyError."""
+    texts: dict[str, list[str]] = {}
+    name = ""
+    for line in body:
+        tag, _, rest = line.partition(" ")
+        if tag == "part":
+            if rest in texts or rest not in PARTS:
+                raise KeyError(rest)
+            name = rest
+            texts[name] = []
+        else:
+            texts[name].append(line)
+    return {key: base64.b64decode("".join(text), validate=True) for key, text in texts.items()}
+
+
+def _deb_offers(parts: dict[str, bytes]) -> list[Offer]:
+    found = list(_offers(_unpack(parts["packages"]), "vendor"))
+    if "own" in parts:
+        found += _offers(_unpack(parts["own"]), "distribution")
+    return found
+
+
+def _rpm_offers(place: Place, parts: dict[str, bytes], key: str) -> list[Offer]:
+    """The index must be signed by the key where it is signed at all: the vendor's own configuration
+    of dnf asks for signed packages only, and every package is checked when it is installed."""
+    index = parts["repomd"]
+    if parts["signature"]:
+        check_signature(index, parts["signature"], key)
+    listed = digests(index)
+    check_part(parts["primary"], "primary", listed)
+    if parts["modules"] or "modules" in listed:
+        check_part(parts["modules"], "modules", listed)
+    return list(offers(parts["primary"], parts["modules"], place.machine))
 
 
 def _unpack(packed: bytes) -> bytes:
@@ -150,7 +195,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9+.\-]+")
 _RELATION = re.compile(r"[A-Za-z0-9 +.\-~:,|()<>=\[\]!*]*")
 
 
-def _offers(index: bytes) -> Iterator[Offer]:
+def _offers(index: bytes, origin: Origin) -> Iterator[Offer]:
     """Packages of an index whose every field is of Debian's grammar; others are left out, as apt
     itself could not install them under what we would write."""
     for stanza in Packages.iter_paragraphs(index.splitlines(keepends=True), use_apt_pkg=False):
@@ -167,7 +212,7 @@ def _offers(index: bytes) -> Iterator[Offer]:
             and re.fullmatch(r"\d{1,15}", size)
             and all(_RELATION.fullmatch(value) for value in fields.values())
         ):
-            yield Offer(name=name, version=version, size=int(size), **fields)
+            yield Offer(name=name, version=version, size=int(size), origin=origin, **fields)
 
 
 def _joined(*fields: str) -> str:
@@ -179,9 +224,9 @@ def _explained(place: Place, stage: str, log: list[str]) -> str:
     cause = next((words for pattern, words in CAUSES if re.search(pattern, text, re.I | re.S)), "")
     what = STAGES.get(stage, "it could not be asked")
     details = [line.strip() for line in log if line.startswith("  ") and line.strip()]
-    errors = [line.strip() for line in log if line.startswith("E:")]
+    errors = [line.strip() for line in log if line.startswith(("E:", "curl:"))]
     last = (details or errors or [line.strip() for line in log if line.strip()] or [""])[0][:300]
     parts = [f"{place.key_url if stage.startswith('key') else place.url}: {what}"]
     parts += [cause] if cause else []
-    parts += [f"apt says: {last}"] if last else []
+    parts += [f"{'apt' if place.packaging == 'apt' else 'curl'} says: {last}"] if last else []
     return printable(Redactor()("; ".join(parts)))

@@ -1,6 +1,6 @@
-# Which versions does a package repository offer? Asked through this host's apt, changing nothing
+# Which versions does a package repository offer, and if asked, the host's own sources? Asked through this host's apt, changing nothing
 # outside a temporary directory that is removed at the end. Needs no root. The controller puts
-# assignments of url, key_url, proxy and ca_bundle before this text.
+# assignments of url, key_url, proxy, ca_bundle, own and INTEREST before this text.
 # Answer: a frame of lines between "gpufleet-available 1" and "gpufleet-available end".
 set -u
 LC_ALL=C
@@ -89,16 +89,70 @@ for file in "$work"/lists/*_Packages; do
 done
 [ -n "$found" ] || refuse update
 
-echo key
-base64 "$key"
-echo packages
-awk '
+listed() { # FILE...: the fields that matter, of the packages whose names match WANTED
+    awk '
     BEGIN {
         n = split("Package Version Architecture Depends Pre-Depends Provides Conflicts Breaks Size", f)
         for (i = 1; i <= n; i++) want[f[i]] = 1
     }
-    /^$/ { print; keep = 0; next }
+    FNR == 1 && NR > 1 { print "" }
+    /^Package:/ { mine = $2 ~ ENVIRON["WANTED"] }
+    /^$/ { if (mine) print; keep = 0; next }
     /^[^ \t]/ { keep = (substr($0, 1, index($0, ":") - 1) in want) }
-    keep
-' "$work"/lists/*_Packages | gzip -9 | base64
+    keep && mine' "$@" | gzip -9 | base64
+}
+
+# The host's own sources, as it has them: its own keys, pins and ways there. Only what its
+# distribution signs under its own name counts; a vendor's mirror among them does not.
+own_lists() {
+    {
+        env -u APT_CONFIG apt-config dump |
+            grep -E '^Acquire::(https?|ForceIPv[46]|Allow|Check)'
+        cat <<EOF
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::State "$work/state";
+Dir::State::lists "$work/own";
+Dir::State::status "$work/status";
+Dir::Cache "$work/cache";
+#clear Acquire::Languages;
+Acquire::Languages "none";
+Acquire::GzipIndexes "false";
+Acquire::PDiffs "false";
+Acquire::Retries "1";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+Acquire::IndexTargets::deb::CNF::DefaultEnabled "false";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+EOF
+    } >"$work/own.conf"
+    APT_CONFIG=$work/own.conf
+    mkdir -p "$work/own/partial"
+    id=$(sed -n 's/^ID=//p' /etc/os-release | tr -d "\"'" | head -n 1)
+    apt-get -q update >"$work/log" 2>&1
+    # shellcheck disable=SC2016 # fields of apt, not of the shell
+    apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(FILENAME)' 2>>"$work/log" |
+        awk -v id="$id" '$1 == "Packages" && tolower($2) == tolower(id) { print $3 }' |
+        while read -r file; do
+            [ ! -f "$file" ] || printf '%s\n' "$file"
+        done
+}
+if [ -n "$own" ]; then
+    own_lists >"$work/own.lists"
+    [ -s "$work/own.lists" ] || refuse own
+fi
+
+echo "part key"
+base64 "$key"
+echo "part packages"
+WANTED=.
+export WANTED
+listed "$work"/lists/*_Packages
+if [ -n "$own" ]; then
+    echo "part own"
+    WANTED=$INTEREST
+    # shellcheck disable=SC2046 # apt makes names of lists without blanks
+    listed $(cat "$work/own.lists")
+fi
 echo "gpufleet-available end"

@@ -330,9 +330,9 @@ def answer(key: bytes, packages: bytes, *, last: str = available.LAST) -> str:
     return "\n".join(
         [
             available.FIRST,
-            "key",
+            "part key",
             base64.b64encode(key).decode(),
-            "packages",
+            "part packages",
             base64.b64encode(gzip.compress(packages)).decode(),
             last,
         ]
@@ -346,8 +346,11 @@ def answer(key: bytes, packages: bytes, *, last: str = available.LAST) -> str:
         ("motd only\n", "cut off"),
         (f"{available.FIRST}\nkey\nQUJD", "cut off"),
         (f"{available.FIRST}\n{available.LAST}", "not understood"),
-        (f"{available.FIRST}\nkey\n!!!\npackages\n!!!\n{available.LAST}", "damaged"),
-        (f"{available.FIRST}\nkey\nQUJD\npackages\nQUJD\n{available.LAST}", "damaged"),
+        (f"{available.FIRST}\npart key\n!!!\npart packages\n!!!\n{available.LAST}", "damaged"),
+        (
+            f"{available.FIRST}\npart key\nQUJD\npart packages\nQUJD\n{available.LAST}",
+            "no OpenPGP certificate",
+        ),
         (f"{available.FIRST}\nfailed odd\n{available.LAST}", "it could not be asked"),
     ],
 )
