@@ -19,10 +19,13 @@ from deploy.facts import (
     NodeFacts,
     OwnFile,
     Package,
+    PythonBuild,
     Service,
 )
 from deploy.files import digest
+from deploy.managed_python import folder_of
 from deploy.packages import locked
+from deploy.pins import locks
 from deploy.steps import Wanted
 from deploy.torch_env import versions
 from tests.factory import facts
@@ -55,11 +58,13 @@ def conform(wanted: Wanted, bare: NodeFacts, **changes: Any) -> NodeFacts:
     """`bare` when nothing is left to do on it for `wanted`."""
     stack = wanted.stack
     driver, environment = stack.driver, stack.environment
+    python = environment.managed_python if environment else None
+    dnf = stack.packaging == "dnf"
     packages = {
         name: Package(version=pin.version, state="ii", held=False)
         for name, pin in locked(stack).items()
     }
-    packages["ca-certificates"] = Package(version="20230311", state="ii", held=False)
+    packages["ca-certificates"] = Package(version="20230311-1", state="ii", held=False)
     assert bare.kernel is not None
     assert bare.python is not None
     assert bare.tools is not None
@@ -98,9 +103,15 @@ def conform(wanted: Wanted, bare: NodeFacts, **changes: Any) -> NodeFacts:
                 found="d" * 64,
                 in_use=False,
                 wheels=versions(environment),
+                python=folder_of(python) if python else "",
             ),
         )
         if environment
+        else (),
+        "pythons": (
+            PythonBuild(name=folder_of(python), manifest="e" * 64, found="e" * 64, in_use=False),
+        )
+        if python
         else (),
         "cuda": Cuda(
             link=f"/usr/local/cuda-{stack.cuda.version}" if stack.cuda else "",
@@ -108,7 +119,9 @@ def conform(wanted: Wanted, bare: NodeFacts, **changes: Any) -> NodeFacts:
         ),
         "python": bare.python.model_copy(update={"venv": True, "headers": True}),
         "compiler": bare.compiler or "12.2.0",
-        "tools": tuple(sorted({*bare.tools, "dkms"})),
+        "tools": tuple(sorted({*bare.tools, "dkms", *(["versionlock"] if dnf else [])})),
+        "streams": dict([driver.stream.split(":")]) if driver and driver.stream else {},
+        "own_versionlocks": locks(wanted) if dnf else (),
         "files": written(wanted, bare.model_copy(update={"state": state})),
         "state": state,
     }

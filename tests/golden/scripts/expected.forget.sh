@@ -1,0 +1,3 @@
+for file in "$stacks"/*.json; do
+    case "$file" in */"$current".json | */"$before".json) ;; *) rm -f -- "$file" ;; esac
+done
