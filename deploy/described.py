@@ -1,17 +1,19 @@
-"""A package repository as the catalogue itself describes it, for asking what would solve.
+"""A package repository and a host as the catalogue itself describes them, for asking what would
+solve.
 
-No host and no network: every branch at its newest version, every CUDA, cuDNN and NCCL that a row
-names, under the names and with the relations that the real packages have. What a real repository
-holds is asked on a host (`deploy.available`); this one says what the catalogue promises.
+No real host and no network: every branch at its newest version, every CUDA, cuDNN and NCCL that a
+row names, under the names and with the relations that the real packages have. What a real
+repository holds is asked on a host (`deploy.available`); this one says what the catalogue promises.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Literal
 
 from deploy.catalog.models import Catalogue
 from deploy.catalog.systems import Distribution, DriverNames
-from deploy.facts import Flavour
+from deploy.facts import Flavour, Kernel, Modules, NodeFacts, Os, PciDevice, PythonFacts
 from deploy.solving.offers import Available, Offer
 from deploy.stack import Origin, Repository
 
@@ -128,3 +130,57 @@ def _libraries(catalogue: Catalogue, row: Distribution) -> Iterator[Offer]:
     for part in ("dcgm", "container_toolkit"):
         for name, major in product(getattr(names, part), majors):
             yield Offer(name.format(major=major), catalogue.support[part].newest, SIZE)
+
+
+def bare_host(
+    catalogue: Catalogue,
+    distribution: str,
+    machine: str,
+    devices: Sequence[str],
+    secure_boot: Literal["enabled", "disabled"] = "disabled",
+) -> NodeFacts:
+    """Facts of a host with a fresh system and these PCI device ids, as far as the solver asks;
+    all else is unknown."""
+    row = catalogue.named(distribution)
+    switches = {one.device for one in catalogue.nvswitches}
+    kernel = example_kernel(row, machine)
+    unread = {name: None for name, field in NodeFacts.model_fields.items() if field.is_required()}
+    known = {
+        "host": "matrix",
+        "root": True,
+        "unknown": {},
+        "os": Os(
+            id=row.ids[0],
+            version_id=row.version,
+            codename="",
+            pretty_name=row.title,
+            id_like=(),
+            arch=machine,
+        ),
+        "kernel": Kernel(running=kernel, next=kernel, installed=(kernel,), headers=()),
+        "secure_boot": secure_boot,
+        "pci": tuple(
+            PciDevice(
+                slot=f"0000:{index:02x}:00.0",
+                device=device,
+                pci_class="068000" if device in switches else "030200",
+                subsystem="10de:0000",
+                revision="a1",
+                driver="",
+            )
+            for index, device in enumerate(devices, start=1)
+        ),
+        "modules": Modules(
+            loaded_version="",
+            loaded_flavour=None,
+            installed=(),
+            nouveau_loaded=False,
+            nouveau_blacklisted=False,
+            refcount=None,
+        ),
+        "packaging": row.kind,
+        "packages": {},
+        "python": PythonFacts(version=f"{row.python}.0", venv=True, headers=True),
+        "foreign": (),
+    }
+    return NodeFacts(**{**unread, **known})

@@ -77,7 +77,15 @@ def _fresh(
     first = refused[0][1]
     if spec.origin == "auto" and len(possible) == 1 < len(seen.row(catalogue).origins):
         raise refuse_mixed(seen, first)
-    raise first
+    if len(refused) == 1 or str(refused[1][1]) == str(first):
+        raise first
+    other, second = refused[1]
+    raise Refused(
+        first.rule,
+        f"{first.reason}; {WORDS[other]} packages cannot either: {second.reason}",
+        source=first.source,
+        unblock=tuple(dict.fromkeys((*first.unblock, *second.unblock))),
+    )
 
 
 def _of_origin(
