@@ -14,7 +14,7 @@ from deploy.catalog.models import Catalogue
 from deploy.facts import NodeFacts
 from deploy.fleet.spec import NodeSpec
 from deploy.solving.driver import choose_driver
-from deploy.solving.nearby import suggestions
+from deploy.solving.nearby import suggestions, that_solve
 from deploy.solving.offers import Available, Unavailable
 from deploy.solving.optional import choose_container_toolkit, choose_dcgm
 from deploy.solving.parts import CPU, Answered, EnvironmentWish, Ground, Torch
@@ -206,8 +206,11 @@ def _shared(
     try:
         return solve(spec)
     except Refused as reason:
-        nearby = suggestions(spec, seen, catalogue, available, solve)
-        return _Unanswered(reason, tuple(dict.fromkeys([*nearby, *reason.unblock])))
+        nearby = [
+            *suggestions(spec, seen, catalogue, available, solve),
+            *that_solve(reason.unblock, spec, solve),
+        ]
+        return _Unanswered(reason, tuple(dict.fromkeys(nearby)))
 
 
 def _solve(

@@ -186,7 +186,7 @@ def test_stacks(found: NodeFacts, spec: dict[str, Any], wanted: dict[str, str]) 
         (boards(PRO6000), {"driver_modules": "closed"}, "modules", "closed modules do not work",
          'driver_modules = "open"'),
         (boards(PRO6000), {"cuda": "12.6"}, "cuda-hardware", "first release for it is 12.8",
-         'cuda = "12.8"'),
+         'cuda = "13.0"'),
         # 2.11: A100 and H100 with an old driver and a new wheel
         (boards(A100, H100), {"driver": "535", "torch_build": "cu130"}, "repository-lacks",
          "no driver 535", 'driver = "580.178.04"'),
@@ -399,7 +399,7 @@ def test_replacing_a_driver_of_another_origin_is_told() -> None:
 def test_a_kept_driver_below_the_floor_of_a_wish() -> None:
     refused = blocked(driven("l40s", "535.247.01", "closed", DEBIAN), torch_build="cu130")
     assert refused.rule == "driver-floor"
-    assert "needs driver 580 or newer, the host has 535.247.01" in refused.reason
+    assert "needs driver 580 or newer, the driver is 535.247.01" in refused.reason
     assert 'torch_build = "cu126"' in refused.unblock
 
 
@@ -595,7 +595,8 @@ def test_every_choice_has_a_reason_with_a_source() -> None:
     solution = answer(facts("hgx-h100"))
     parts = {reason.part for reason in solution.reasons}
     assert parts == {
-        "driver", "origin", "modules", "fabric", "cuda", "cudnn", "nccl", "torch", "python", "repository"
+        "driver", "origin", "modules", "fabric", "cuda", "cudnn", "nccl", "torch", "python",
+        "repository",
     }  # fmt: skip
     assert all(reason.because and reason.source for reason in solution.reasons)
 

@@ -1,178 +1,133 @@
-"""Whatever is asked of whatever hardware: a stack satisfies the catalogue, read row by row.
+"""Whatever is asked of whatever host: a stack satisfies the catalogue, read row by row.
 
-The checks below read the catalogue and the offers themselves and call nothing of the solver.
+The constraints are computed again in `tests.constraints`, which calls nothing of the solver. More
+examples run with `-m long`.
 """
 
-from collections.abc import Iterator
+import re
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.catalog import load
-from deploy.catalog.models import Gpu, numbers
-from deploy.facts import NodeFacts, PciDevice
+from deploy.facts import InstalledModule, Modules, NodeFacts, Package, PythonFacts
 from deploy.fleet.spec import NodeSpec
-from deploy.solve import _shared, choose
-from deploy.solving.offers import Offer
-from deploy.stack import Solution, Stack
+from deploy.solve import Answer, Case, _shared, choose, choose_all
+from deploy.solving.offers import Available
 from tests import factory
-from tests.factory import driven, facts
+from tests.bare import CATALOGUE, every, host, offered
+from tests.constraints import Ask, broken
+from tests.factory import KERNEL
 
-CATALOGUE = load()
-OFFERS = {(offer.name, offer.version): offer for offer in factory.offers()}
-NAMES = {given.name for offer in OFFERS.values() for given in offer.given}
-COMMON = [CATALOGUE.gpu[device] for device in ("1db5", "1eb8", "20b2", "26b9", "2330", "2bb5")]
+PLACES = [(row.name, machine) for row in CATALOGUE.distributions for machine in row.arch]
+KINDS = sorted({(gpu.architecture, gpu.compute, gpu.fabric) for gpu in CATALOGUE.gpus})
+COMMON = [
+    next(
+        gpu.device for gpu in CATALOGUE.gpus if (gpu.architecture, gpu.compute, gpu.fabric) == kind
+    )
+    for kind in KINDS
+]
+"""One board of every kind; boards of a kind are alike to the solver."""
+KEY = "A" * 40
 
-gpus = st.lists(st.sampled_from(COMMON) | st.sampled_from(CATALOGUE.gpus), max_size=3)
 WISHES: dict[str, list[Any]] = {
     "policy": ["keep", "lts", "production", "newest"],
-    "driver": ["none", "580", "580.159.04", "595", "570"],
+    "driver": ["none", "580", "580.178.04", "595", "570", "535", "615", "620"],
     "driver_modules": ["open", "closed"],
-    "cuda": ["none", "12.9", "13.0", "13.2", "12.6"],
+    "origin": ["vendor", "distribution"],
+    "cuda": ["none", "12.9", "13.0", "13.2", "12.6", "12.8", "11.8"],
     "cudnn": ["none", "9", "9.20.0.48", "9.10.2.21"],
-    "nccl": ["none", "2", "2.29.7", "2.28.9"],
-    "torch": ["none", "2.15.0", "2.14", "2.13.0", "2.10.0"],
-    "torch_build": ["auto", "cpu", "cu126", "cu130", "cu132"],
-    "python": ["3.11", "3.12"],
+    "nccl": ["none", "2", "2.29.7", "2.29.3"],
+    "torch": ["none", "2.15.0", "2.14", "2.13.0", "2.10.0", "2.7"],
+    "torch_build": ["auto", "cpu", "cu126", "cu128", "cu130", "cu132"],
+    "python": ["3.11", "3.12", "3.14"],
+    "env": ["venv"],
+    "extras": [("torchvision",), ("torchaudio", "jupyterlab"), ("torchvision==0.29.0",)],
+    "dcgm": ["latest", "4.6"],
+    "container_toolkit": ["latest", "1.18"],
     "gpus": [0, 1, 2],
 }
 wishes = st.sampled_from([(key, value) for key, values in WISHES.items() for value in values])
 specs = st.lists(wishes, max_size=3).map(dict)
 """Few wishes at a time: with many, most hosts are blocked and little is proven of stacks."""
-standing = st.none() | st.tuples(
-    st.sampled_from(["535.247.01", "570.172.08", "580.159.04", "595.91.07"]),
-    st.sampled_from(["open", "closed"]),
-)
 
 
-def host(boards: list[Gpu], switches: bool, driver: tuple[str, str] | None) -> NodeFacts:
-    pci = [device(index, gpu.device, "030200") for index, gpu in enumerate(boards, start=1)]
-    if boards and switches:
-        pci.append(device(0xC1, "22a3", "068000"))
-    if driver is None or not boards:
-        return facts("none", pci=tuple(pci))
-    version, flavour = driver
-    module = "nvidia-kernel-open-dkms" if flavour == "open" else "nvidia-kernel-dkms"
-    packages = {name: f"{version}-1" for name in (module, "nvidia-driver-cuda", "libcuda1")}
-    return driven("none", version, flavour, packages, pci=tuple(pci))
+@dataclass(frozen=True)
+class Node:
+    """One generated host with its wish."""
+
+    spec: NodeSpec
+    facts: NodeFacts
+    available: Available
+
+    def ask(self) -> Answer:
+        return choose(self.spec, self.facts, CATALOGUE, self.available, factory.TODAY)
+
+    def wishing(self, **changes: Any) -> "Node":
+        return Node(self.spec.model_copy(update=changes), self.facts, self.available)
 
 
-def device(bus: int, name: str, pci_class: str) -> PciDevice:
-    return PciDevice(
-        slot=f"0000:{bus:02x}:00.0",
-        device=name,
-        pci_class=pci_class,
-        subsystem="10de:0000",
-        revision="a1",
-        driver="",
+@st.composite
+def nodes(draw: st.DrawFn, same_torch: bool = False) -> Node:
+    """Any distribution, machine type, boards, standing driver, kernel and wish."""
+    distribution, machine = draw(st.sampled_from(PLACES))
+    boards = draw(st.lists(st.sampled_from(COMMON), max_size=2))
+    if draw(st.booleans()):  # one kind in a host, as most are
+        boards = boards[:1] * draw(st.sampled_from([1, 8]))
+    kernel = draw(st.sampled_from([KERNEL, KERNEL, "7.0.0-14-generic"]))
+    changes: dict[str, Any] = {}
+    if draw(st.integers(0, 5)) == 0:
+        changes["secure_boot"] = "enabled"
+    if draw(st.integers(0, 3)) == 0:
+        version = draw(st.sampled_from(["3.9.2", "3.10.1", "3.13.0", ""]))
+        changes["python"] = PythonFacts(version=version, venv=True, headers=True)
+    if boards and draw(st.integers(0, 2)) == 0:
+        changes |= standing(draw, distribution)
+    switches = draw(st.sampled_from([0, 0, 4])) if boards else 0
+    found = host(
+        distribution, *boards, machine=machine, switches=switches, kernel=kernel, **changes
     )
+    wish: dict[str, Any] = draw(specs)
+    if same_torch:
+        wish["same_torch"] = draw(st.sampled_from([None, "a", "b"]))
+    if not CATALOGUE.key_of(distribution).fingerprint:
+        wish["vendor_key_fingerprint"] = KEY
+    had = offered(distribution, machine, "", kernel)
+    if (distribution, machine) == ("debian12", "x86_64") and draw(st.booleans()):
+        had = factory.available()  # the simulated vendor: several versions of a branch
+    return Node(NodeSpec(**wish), found, had)
 
 
-def ask(spec: dict[str, Any], found: NodeFacts) -> Solution:
-    return choose(NodeSpec(**spec), found, CATALOGUE, factory.available(), factory.TODAY).solution
+def standing(draw: st.DrawFn, distribution: str) -> dict[str, Any]:
+    """A driver that is installed and loaded, its packages by the vendor's names."""
+    version = draw(st.sampled_from(["570.172.08", "580.159.04", "580.178.04", "595.91.07"]))
+    flavour: Any = draw(st.sampled_from(["open", "closed"]))
+    names = CATALOGUE.driver_names(distribution, "vendor", int(version[:3]))
+    packages = {}
+    if names is not None:  # else nobody knows who put it there
+        full = f"{names.epoch}:{version}-1" if names.epoch else f"{version}-1"
+        packages = {
+            name: Package(version=full, state="ii", held=False)
+            for name in (names.module(flavour), *names.driver)
+        }
+    module = InstalledModule(kernel=KERNEL, version=version, flavour=flavour)
+    loaded = Modules(
+        loaded_version=version,
+        loaded_flavour=flavour,
+        installed=(module,),
+        nouveau_loaded=False,
+        nouveau_blacklisted=True,
+        refcount=0,
+    )
+    return {"modules": loaded, "packages": packages}
 
 
-def matches(version: str, wish: str) -> bool:
-    return (version + ".").startswith(wish + ".")
-
-
-def broken(
-    spec: dict[str, Any], boards: list[Gpu], found: NodeFacts, stack: Stack
-) -> Iterator[str]:
-    """Every constraint of catalogue, repository and wish that a stack breaks."""
-    loaded = found.modules.loaded_version if found.modules else ""
-    version = stack.driver.version if stack.driver else loaded
-    kept = bool(stack.driver and stack.driver.version == loaded)
-    yield from broken_driver(boards, stack, kept)
-    switches = any(device.pci_class.startswith("0680") for device in found.pci or ())
-    if bool(stack.fabric) != bool(stack.driver and (switches or any(gpu.fabric for gpu in boards))):
-        yield "fabric manager where no switch is, or none where one is"
-    if stack.fabric and stack.fabric.version != version:
-        yield f"fabric manager {stack.fabric.version} for driver {version}"
-    yield from broken_software(boards, stack, version)
-    yield from broken_packages(stack, kept)
-    wishes = {
-        "driver": stack.driver.version if stack.driver else "none",
-        "driver_modules": stack.driver.flavour if stack.driver else spec.get("driver_modules"),
-        "cuda": stack.cuda.version if stack.cuda else "none",
-        "cudnn": stack.cudnn.version if stack.cudnn else "none",
-        "nccl": stack.nccl.version if stack.nccl else "none",
-    }
-    for key, got in wishes.items():
-        if key in spec and not matches(str(got), str(spec[key])):
-            yield f"{key}: wished {spec[key]}, got {got}"
-
-
-def broken_driver(boards: list[Gpu], stack: Stack, kept: bool) -> Iterator[str]:
-    if stack.driver is None:
-        return
-    branch = int(stack.driver.version.split(".")[0])
-    for name in () if kept else {gpu.architecture for gpu in boards}:
-        kind = CATALOGUE.architecture[name]
-        if not kind.driver_min <= branch <= (kind.driver_max or branch):
-            yield f"branch {branch} for {name}"
-        if stack.driver.flavour not in kind.modules:
-            yield f"{stack.driver.flavour} modules for {name}"
-    if not kept and stack.driver.flavour == "closed" and branch > CATALOGUE.closed_last.branch:
-        yield "closed modules after their last branch"
-    for name, pin in stack.driver.packages.items():
-        if not pin.version.startswith(stack.driver.version + "-"):
-            yield f"{name} {pin.version} beside driver {stack.driver.version}"
-
-
-def broken_software(boards: list[Gpu], stack: Stack, driver: str) -> Iterator[str]:
-    old = [gpu for gpu in boards if numbers(gpu.compute) < (7, 5)]
-    if stack.cudnn and numbers(stack.cudnn.version) >= (9, 11) and old:
-        yield f"cuDNN {stack.cudnn.version} on {old}"
-    if stack.cuda is None:
-        return
-    release = numbers(stack.cuda.version)
-    for gpu in boards:
-        kind = CATALOGUE.architecture[gpu.architecture]
-        last = numbers(kind.cuda_last) if kind.cuda_last else release
-        if not numbers(kind.cuda_min) <= release <= last:
-            yield f"CUDA {stack.cuda.version} on {gpu.name}"
-    floor = CATALOGUE.cuda_major[release[0]].driver
-    if driver and numbers(driver) < numbers(floor):
-        yield f"CUDA {stack.cuda.version} on driver {driver}"
-    if f"cuda-toolkit-{release[0]}-{release[1]}" not in stack.cuda.packages:
-        yield "the toolkit's packages lack the toolkit"
-    if stack.nccl and f"+cuda{release[0]}." not in stack.nccl.packages["libnccl2"].version:
-        yield "NCCL of another CUDA major than the toolkit"
-    if stack.cudnn and f"libcudnn9-cuda-{release[0]}" not in stack.cudnn.packages:
-        yield "cuDNN of another CUDA major than the toolkit"
-
-
-def broken_packages(stack: Stack, kept: bool) -> Iterator[str]:
-    parts = [stack.fabric, stack.cuda, stack.cudnn, stack.nccl]
-    pins = {name: pin for part in parts if part for name, pin in part.packages.items()}
-    if stack.driver and not kept:
-        pins |= {**stack.driver.pinning, **stack.driver.packages}
-    chosen: list[Offer] = []
-    for name, pin in pins.items():
-        offer = OFFERS.get((name, pin.version))
-        if offer is None:
-            yield f"{name} {pin.version} is not offered"
-        else:
-            chosen.append(offer)
-    for offer in chosen:
-        for group in offer.needs:
-            known = any(wanted.name in NAMES for wanted in group)
-            if known and not any(one.satisfies(wanted) for one in chosen for wanted in group):
-                yield f"{offer.name} lacks {group}"
-        for excluded in offer.excludes:
-            if any(other.name != offer.name and other.satisfies(excluded) for other in chosen):
-                yield f"{offer.name} conflicts with another chosen package"
-
-
-@settings(max_examples=150, deadline=None)
-@given(spec=specs, boards=gpus, switches=st.booleans(), driver=standing)
-def test_a_stack_satisfies_every_constraint_and_a_refusal_says_why(
-    spec: dict[str, Any], boards: list[Gpu], switches: bool, driver: tuple[str, str] | None
-) -> None:
-    found = host(boards, switches, driver)
-    solution = ask(spec, found)
+def check(node: Node) -> None:
+    """The answer is right, or a refusal that says all."""
+    answer = node.ask()
+    solution = answer.solution
     if solution.stack is None:
         assert solution.blocked is not None
         assert solution.blocked.reason
@@ -180,55 +135,126 @@ def test_a_stack_satisfies_every_constraint_and_a_refusal_says_why(
         assert solution.blocked.source
         assert solution.blocked.unblock
         return
-    assert list(broken(spec, boards, found, solution.stack)) == []
+    ask = Ask(node.spec, node.facts, every(node.available), CATALOGUE)
+    assert list(broken(ask, solution.stack, answer.environment)) == []
     assert solution.blocked is None
+    parts = {name for name, _ in solution.stack.components}
+    parts |= {"driver", "modules"} if solution.stack.driver else set()
+    parts |= {"torch", "python"} if answer.environment else set()
+    said = {reason.part for reason in solution.reasons}
+    assert parts <= said, "a choice without a reason"
+    assert all(reason.because and reason.source for reason in solution.reasons)
 
 
-@settings(max_examples=150, deadline=None)
-@given(spec=specs, boards=gpus, driver=standing)
-def test_the_torch_that_is_chosen_runs_there(
-    spec: dict[str, Any], boards: list[Gpu], driver: tuple[str, str] | None
-) -> None:
-    found = host(boards, False, driver)
-    answer = choose(NodeSpec(**spec), found, CATALOGUE, factory.available(), factory.TODAY)
-    wish = answer.environment
-    if wish is None:
-        return
-    release = next(row for row in CATALOGUE.torch if row.version == wish.torch)
-    asked = spec.get("torch_build", "auto")
-    assert wish.python in release.pythons
-    assert matches(wish.torch, str(spec.get("torch", wish.torch)))
-    assert asked in ("auto", wish.build)
-    if not boards:
-        assert (wish.build, wish.hardware_build) == ("cpu", "")
-        return
-    build = next(row for row in release.builds if row.build == wish.hardware_build)
-    assert wish.build in ("cpu", build.build)
-    for gpu in boards:
-        major, minor = numbers(gpu.compute)
-        have = [numbers(one) for one in build.capabilities]
-        assert any(one[0] == major and one[1] <= minor for one in have)
-    stack = answer.solution.stack
-    assert stack is not None
-    loaded = found.modules.loaded_version if found.modules else ""
-    runs = stack.driver.version if stack.driver else loaded
-    floor = CATALOGUE.cuda_major[numbers(build.cuda)[0]].driver
-    assert not runs or numbers(runs) >= numbers(floor)
+@settings(max_examples=250, deadline=None)
+@given(node=nodes())
+def test_a_stack_satisfies_every_constraint_and_a_refusal_says_why(node: Node) -> None:
+    check(node)
 
 
-fleets = st.lists(st.tuples(specs, gpus, st.booleans(), standing), min_size=2, max_size=5)
+@pytest.mark.long
+@settings(max_examples=8000, deadline=None)
+@given(node=nodes())
+def test_many_more_hosts(node: Node) -> None:
+    check(node)
 
 
-@settings(max_examples=40, deadline=None)
-@given(fleet=fleets, order=st.randoms(use_true_random=False))
-def test_a_hosts_answer_depends_on_no_other_host_and_on_no_order(fleet: Any, order: Any) -> None:
-    hosts = [(spec, host(boards, switches, driver)) for spec, boards, switches, driver in fleet]
-    alone = []
-    for spec, found in hosts:
-        _shared.cache_clear()
-        alone.append(ask(spec, found))
+@pytest.mark.parametrize(("distribution", "machine"), PLACES)
+def test_every_kind_of_board_under_every_policy(distribution: str, machine: str) -> None:
+    """No sampling: each board alone, bare, with nothing else wished."""
+    key = None if CATALOGUE.key_of(distribution).fingerprint else KEY
+    for board in COMMON:
+        for policy in WISHES["policy"]:
+            spec = NodeSpec(policy=policy, vendor_key_fingerprint=key)
+            check(Node(spec, host(distribution, board, machine=machine),
+                       offered(distribution, machine)))  # fmt: skip
+
+
+SETTING = re.compile(r'([a-z_]+) = "([^"]*)"')
+
+
+def suggested(way: str) -> dict[str, str] | None:
+    """The wishes that a way to unblock consists of, None when it is words for people."""
+    return dict(SETTING.findall(way)) if re.fullmatch(
+        rf"{SETTING.pattern}( and {SETTING.pattern})*(: .*)?", way
+    ) else None  # fmt: skip
+
+
+@settings(max_examples=250, deadline=None)
+@given(node=nodes())
+def test_what_a_refusal_suggests_solves(node: Node) -> None:
+    blocked = node.ask().solution.blocked
+    for way in blocked.unblock if blocked else ():
+        changes = suggested(way)
+        if changes:
+            assert node.wishing(**changes).ask().solution.stack is not None, (blocked, way)
+
+
+@settings(max_examples=60, deadline=None)
+@given(node=nodes())
+def test_solving_is_deterministic_and_equal_hosts_get_equal_stacks(node: Node) -> None:
+    first = node.ask()
     _shared.cache_clear()
-    shuffled = list(range(len(hosts)))
-    order.shuffle(shuffled)
-    together = {index: ask(*hosts[index]) for index in shuffled}
-    assert [together[index] for index in range(len(hosts))] == alone
+    assert node.ask() == first
+    other = Node(node.spec, node.facts.model_copy(update={"host": "h2"}), node.available).ask()
+    assert other.environment == first.environment
+    assert other.solution.stack == first.solution.stack
+    assert other.solution.reasons == first.solution.reasons
+    assert (other.solution.blocked is None) == (first.solution.blocked is None)
+
+
+fleets = st.lists(nodes(same_torch=True), min_size=2, max_size=5)
+
+
+def fleet(members: list[Node]) -> dict[str, Case]:
+    return {
+        f"h{index}": Case(
+            node.spec, node.facts.model_copy(update={"host": f"h{index}"}), node.available
+        )
+        for index, node in enumerate(members)
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(members=fleets, order=st.randoms(use_true_random=False))
+def test_no_host_and_no_order_changes_anothers_answer_outside_its_group(
+    members: list[Node], order: Any
+) -> None:
+    cases = fleet(members)
+    together = choose_all(cases, CATALOGUE, factory.TODAY)
+    names = list(cases)
+    order.shuffle(names)
+    _shared.cache_clear()
+    shuffled = choose_all({name: cases[name] for name in names}, CATALOGUE, factory.TODAY)
+    for word in {case.spec.same_torch for case in cases.values()}:
+        group = {name: case for name, case in cases.items() if case.spec.same_torch == word}
+        if word is None:
+            for name, case in group.items():
+                alone = choose_all({name: case}, CATALOGUE, factory.TODAY)[name]
+                assert together[name] == shuffled[name] == alone
+            continue
+        alone_group = choose_all(group, CATALOGUE, factory.TODAY)
+        for name in group:
+            assert together[name] == alone_group[name]
+            assert shuffled[name].solution.stack == together[name].solution.stack
+            assert shuffled[name].environment == together[name].environment
+
+
+@settings(max_examples=60, deadline=None)
+@given(members=fleets)
+def test_a_group_has_one_torch_that_is_right_on_each_of_its_hosts(members: list[Node]) -> None:
+    cases = fleet(members)
+    answers = choose_all(cases, CATALOGUE, factory.TODAY)
+    common: dict[str, set[tuple[str, str, str]]] = {}
+    for name, case in cases.items():
+        answer, word = answers[name], case.spec.same_torch
+        stack, wish = answer.solution.stack, answer.environment
+        if stack is None:
+            continue
+        if wish and word:
+            common.setdefault(word, set()).add((wish.torch, wish.build, wish.python))
+        ask = Ask(case.spec, case.facts, every(members[int(name[1:])].available), CATALOGUE)
+        faults = list(broken(ask, stack, wish))
+        # one Python for all may be another than the host's own, and its distribution brings that
+        assert [one for one in faults if not one.endswith("would do")] == []
+    assert all(len(found) == 1 for found in common.values()), common

@@ -1,6 +1,7 @@
 """Wishes near one that has no answer, each known to have one because it was solved."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from deploy.catalog.models import Catalogue
@@ -53,6 +54,19 @@ def suggestions(
                 if _try(nearby, solve):
                     found = True
                     yield f'{key} = "{value}"'
+
+
+SETTING = r'([a-z_]+) = "([^"]*)"'
+CLAIM = re.compile(rf"{SETTING}( and {SETTING})*(: .*)?")
+
+
+def that_solve(ways: Iterable[str], spec: NodeSpec, solve: Solve) -> Iterator[str]:
+    """Ways out as a refusal names them, without those that are settings and do not solve: a rule
+    knows what it forbids, not what else stands in the way."""
+    for way in ways:
+        changes = dict(re.findall(SETTING, way)) if CLAIM.fullmatch(way) else {}
+        if not changes or _try(spec.model_copy(update=changes), solve):
+            yield way
 
 
 def _try(spec: NodeSpec, solve: Solve) -> Answered | None:

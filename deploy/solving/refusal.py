@@ -16,14 +16,15 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.source = source
         self.unblock = unblock
 
-    def of(self, host: str, unblock: tuple[str, ...] = ()) -> Blocked:
-        """The same for one host; `unblock` replaces what was said when it says more."""
+    def of(self, host: str, unblock: tuple[str, ...] | None = None) -> Blocked:
+        """The same for one host; `unblock` stands for what was said, where it is given."""
+        ways = self.unblock if unblock is None else unblock
         return Blocked(
             host=host,
             reason=self.reason,
             rule=self.rule,
             source=self.source,
-            unblock=unblock or self.unblock or (f"see what was found: gpufleet facts -w {host}",),
+            unblock=ways or (f"see what was found: gpufleet facts -w {host}",),
         )
 
 

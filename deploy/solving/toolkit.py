@@ -134,7 +134,7 @@ def check_driver_floor(ground: Ground, what: str, cuda: str) -> None:
     if ground.driver and numbers(ground.driver) < numbers(floor.driver):
         raise Refused(
             "driver-floor",
-            f"{what} needs driver {floor.driver} or newer, the host has {ground.driver}",
+            f"{what} needs driver {floor.driver} or newer, the driver is {ground.driver}",
             source=ground.catalogue.source("cuda", floor.source),
         )
 
