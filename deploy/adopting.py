@@ -7,6 +7,7 @@ from deploy.lock import Lock
 from deploy.solving.fabric import manager_names, needs_imex, needs_manager
 from deploy.solving.lifecycle import mismatched
 from deploy.solving.offers import Unavailable, matches, upstream
+from deploy.solving.optional import LATEST
 from deploy.solving.refusal import Refused, listed
 from deploy.solving.situation import Situation, situation
 from deploy.solving.standing import as_it_stands
@@ -51,6 +52,10 @@ def _stack(
         cuda=cuda,
         cudnn=_library("cudnn", spec.cudnn, seen, catalogue, installed, cuda),
         nccl=_library("nccl", spec.nccl, seen, catalogue, installed, cuda),
+        dcgm=_optional("dcgm", spec.dcgm, seen, catalogue, installed),
+        container_toolkit=_optional(
+            "container_toolkit", spec.container_toolkit, seen, catalogue, installed
+        ),
         environment=_environment(facts, old),
     )
 
@@ -180,6 +185,26 @@ def _library(
     return None
 
 
+def _optional(
+    part: str,
+    wish: str | None,
+    seen: Situation,
+    catalogue: Catalogue,
+    installed: dict[str, str],
+) -> Component | None:
+    """DCGM or the container toolkit as installed, where it is wished: else it is not managed."""
+    if wish is None:
+        return None
+    templates = getattr(seen.row(catalogue).libraries, part)
+    for major in sorted((row.major for row in catalogue.cuda_majors), reverse=True):
+        names = _named(templates, f"{major}.0")
+        if all(name in installed for name in names):
+            return Component(
+                version=upstream(installed[names[0]]), packages=_pins(installed, names)
+            )
+    return None
+
+
 def _environment(facts: NodeFacts, old: Lock | None) -> Environment | None:
     """The environment that is current there, when a lock still knows how to build it."""
     current = next((one.id for one in facts.environments or () if one.current), None)
@@ -204,16 +229,24 @@ def _answers(spec: NodeSpec, stack: Stack) -> None:
         "cuda": stack.cuda.version if stack.cuda else None,
         "cudnn": stack.cudnn.version if stack.cudnn else None,
         "nccl": stack.nccl.version if stack.nccl else None,
+        "dcgm": stack.dcgm.version if stack.dcgm else None,
+        "container_toolkit": stack.container_toolkit.version if stack.container_toolkit else None,
         "torch": stack.environment.torch if stack.environment else None,
     }
     differs = [
         f"{key} {wish} is wished, {found[key] or 'none'} is installed"
         for key in found
-        if (wish := getattr(spec, key)) not in (None, NONE) and not matches(found[key] or "", wish)
+        if (wish := getattr(spec, key)) not in (None, NONE)
+        and not (matches(found[key] or "", wish) or (wish == LATEST and found[key]))
     ]
     flavour = stack.driver.flavour if stack.driver else None
     if spec.driver_modules and flavour and spec.driver_modules != flavour:
         differs.append(f"{spec.driver_modules} modules are wished, {flavour} ones are installed")
+    origin = stack.driver.origin if stack.driver else None
+    if spec.origin not in ("auto", origin) and origin:
+        differs.append(f"the {spec.origin}'s driver is wished, the {origin}'s is installed")
+    if stack.environment and stack.environment.kind != spec.env:
+        differs.append(f"env {spec.env} is wished, {stack.environment.kind} made the environment")
     if differs:
         raise Refused(
             "wish-differs",

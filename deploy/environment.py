@@ -151,7 +151,8 @@ class _Wheel:
     def __init__(self, package: dict[str, Any]) -> None:
         wheels = package.get("wheels") or []
         self.version = str(package["version"])
-        self.hashes = tuple(sorted({f"sha256:{wheel['hashes']['sha256']}" for wheel in wheels}))
+        digests = {str((wheel.get("hashes") or {}).get("sha256", "")) for wheel in wheels}
+        self.hashes = tuple(sorted(f"sha256:{digest}" for digest in digests if digest))
         self.size = max(
             (int(wheel.get("size", 0)) or _asked_size(wheel) for wheel in wheels), default=0
         )
@@ -191,7 +192,7 @@ def _compile(
     environment = {key: value for key, value in os.environ.items() if not UNREAD.match(key)}
     with tempfile.TemporaryDirectory(prefix="gpufleet-uv-") as folder:
         answer = Path(folder) / "pylock.answer.toml"
-        if kept:
+        if kept and kept.requirements:
             # uv prefers the versions that it finds in the file that it is about to write.
             answer.write_text(_preferences(kept))
         try:
@@ -214,7 +215,7 @@ def _compile(
     }
     without = sorted(name for name, wheel in found.items() if not wheel.hashes)
     if without:
-        raise Unresolved(f"no wheel for {wish.platform} of {', '.join(without)}")
+        raise Unresolved(f"no wheel with a sha256 for {wish.platform} of {', '.join(without)}")
     return found
 
 

@@ -6,10 +6,21 @@ import pytest
 
 from deploy.adopting import adopt
 from deploy.catalog import load
-from deploy.facts import Cuda, Environment, Foreign, Modules, NodeFacts
+from deploy.described import bare_host, catalogue_repository
+from deploy.facts import (
+    Cuda,
+    Environment,
+    Foreign,
+    InstalledModule,
+    Modules,
+    NodeFacts,
+    Package,
+)
 from deploy.fleet.spec import NodeSpec
 from deploy.lock import HostLock, Lock, spec_digest
-from deploy.stack import Blocked, Stack
+from deploy.packages import locked
+from deploy.solve import choose
+from deploy.stack import Blocked, Packages, Stack
 from tests import factory
 from tests.factory import driven, facts, solved
 
@@ -186,3 +197,96 @@ def test_our_own_environment_is_known_from_the_lock() -> None:
     )
     assert adopted(living(environments=(current,)), old).environment == known.environment
     assert adopted(living(environments=(current,))).environment is None
+
+
+# ---- every system
+
+
+def applied(stack: Stack, found: NodeFacts) -> NodeFacts:
+    """A described host after its stack was applied: driver loaded, every package there."""
+    driver = stack.driver
+    assert driver is not None
+    assert found.kernel is not None
+    kernel = found.kernel.running
+    return found.model_copy(
+        update={
+            "pci": tuple(
+                device.model_copy(update={"driver": "nvidia"})
+                if device.pci_class == "030200"
+                else device
+                for device in found.pci or ()
+            ),
+            "packages": {
+                name: Package(version=pin.version, state="ii", held=False)
+                for name, pin in locked(stack).items()
+            },
+            "streams": {"nvidia-driver": driver.stream.partition(":")[2]} if driver.stream else {},
+            "modules": Modules(
+                loaded_version=driver.version,
+                loaded_flavour=driver.flavour,
+                installed=(
+                    InstalledModule(kernel=kernel, version=driver.version, flavour=driver.flavour),
+                ),
+                nouveau_loaded=False,
+                nouveau_blacklisted=True,
+                refcount=0,
+            ),
+            "cuda": Cuda(link="", toolkits=()),
+            "environments": (),
+        }
+    )
+
+
+@pytest.mark.parametrize("system", ["debian12", "ubuntu2404", "rhel8", "rhel9"])
+def test_adopting_what_was_solved_gives_the_same_stack(system: str) -> None:
+    catalogue = load()
+    bare = bare_host(catalogue, system, "x86_64", ("2330", "22a3"))
+    spec = NodeSpec(torch="none", dcgm="latest", container_toolkit="latest", policy="lts")
+    available = catalogue_repository(catalogue, system, "x86_64")
+    solution = choose(spec, bare, catalogue, available, factory.TODAY).solution
+    assert solution.stack is not None, solution.blocked
+    wanted = solution.stack
+    found = adopt(spec, applied(wanted, bare), catalogue, None).stack
+    assert found is not None
+    assert found.packaging == wanted.packaging
+    assert found.driver is not None
+    assert wanted.driver is not None
+    for field in ("branch", "version", "flavour", "origin", "stream", "prebuilt"):
+        assert getattr(found.driver, field) == getattr(wanted.driver, field), field
+    assert versions(found.driver.pinning) == versions(wanted.driver.pinning)
+    assert set(versions(found.driver.packages).items()) <= set(
+        versions(wanted.driver.packages).items()
+    )
+    assert [name for name, _ in found.components] == [name for name, _ in wanted.components]
+    for name, part in wanted.components:
+        mine = getattr(found, name)
+        assert (mine.version, mine.origin) == (part.version, part.origin), name
+        assert set(versions(mine.packages).items()) <= set(versions(part.packages).items()), name
+
+
+def versions(packages: Packages) -> dict[str, str]:
+    return {name: pin.version for name, pin in packages.items()}
+
+
+def test_optional_parts_are_adopted_only_where_they_are_wished() -> None:
+    toolkit = {
+        name: "1.18.2-1"
+        for name in (
+            "nvidia-container-toolkit",
+            "nvidia-container-toolkit-base",
+            "libnvidia-container-tools",
+            "libnvidia-container1",
+        )
+    }
+    assert adopted(living(toolkit)).container_toolkit is None
+    found = adopted(living(toolkit), container_toolkit="latest").container_toolkit
+    assert found is not None
+    assert versions(found.packages) == toolkit
+    assert found.version == "1.18.2"
+    blocked = refused(living(), dcgm="latest")
+    assert "dcgm latest is wished, none is installed" in blocked.reason
+
+
+def test_an_origin_that_differs_is_refused() -> None:
+    blocked = refused(living(), origin="distribution")
+    assert "the distribution's driver is wished, the vendor's is installed" in blocked.reason

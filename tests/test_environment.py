@@ -2,6 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
+import os
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 
 from deploy import environment
 from deploy.environment import Resolver, Unresolved, environment_id, resolve
+from deploy.managed_python import download_list, folder_of
 from deploy.solve import EnvironmentWish
 from tests.sim.vendor.wheelhouse import write
 from tests.sim.vendor.wheels import Wheel
@@ -276,3 +280,219 @@ def test_a_uv_that_hangs_is_left(index: Index, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(environment, "TIMEOUT_S", 0.01)
     with pytest.raises(Unresolved, match="no answer after"):
         resolve(wish(index, torch_index=index.url))
+
+
+# ---- the whole environment, from month to month
+
+
+FLOATING = ("filelock", "nvidia-nvjitlink>=13.0.88,<14", "cuda-bindings>=13.0.3,<14")
+TODAY = {"nvidia-nvjitlink": "13.0.88", "cuda-bindings": "13.0.3", "jupyterlab": "4.6.1"}
+LATER = {"nvidia-nvjitlink": "13.5.37", "cuda-bindings": "13.5.0", "jupyterlab": "4.7.0"}
+
+
+def month(index: Index, versions: dict[str, str]) -> None:
+    """Publish more wheels; what is there stays. uv keeps pages for ten minutes, not a month."""
+    shutil.rmtree(os.environ["UV_CACHE_DIR"], ignore_errors=True)
+    index.add(*(wheel(name, number) for name, number in versions.items()))
+
+
+def companions(torch_index: Index, *builds: str) -> None:
+    for build in builds:
+        needs = ("torch==2.13.0", "numpy")
+        torch_index.add(wheel("torchvision", f"0.28.0+{build}", MANYLINUX, needs))
+        torch_index.add(wheel("torch", f"2.13.0+{build}", MANYLINUX, FLOATING))
+
+
+@pytest.fixture
+def whole(index: Index, torch_index: Index) -> EnvironmentWish:
+    """torch, torchvision of its build and JupyterLab, as an index has them today."""
+    companions(torch_index, "cu126", "cu130")
+    index.add(wheel("torchvision", "0.28.0", MANYLINUX), wheel("torchvision", "0.29.0", MANYLINUX))
+    month(index, TODAY)
+    return wish(
+        index,
+        torch_index=torch_index.url,
+        build="cu126",
+        requirements=("jupyterlab", "numpy"),
+        companions=("torchvision==0.28.0",),
+    )
+
+
+def test_companions_and_extras_are_locked_with_the_build_of_torch(whole: EnvironmentWish) -> None:
+    found = resolve(whole)
+    assert names(found.requirements) == [
+        "cuda-bindings==13.0.3",
+        "filelock==4.2.11",
+        "jupyterlab==4.6.1",
+        "numpy==2.4.6",
+        "nvidia-nvjitlink==13.0.88",
+        "torch==2.13.0+cu126",
+        "torchvision==0.28.0+cu126",
+    ]
+    assert all("--hash=sha256:" in line for line in found.requirements)
+
+
+def test_a_companion_of_another_build_is_refused(index: Index) -> None:
+    index.add(torch(""), wheel("torchvision", "0.28.0+cu118", MANYLINUX))
+    with pytest.raises(Unresolved, match=r"found torchvision 0.28.0\+cu118, wanted build cu130"):
+        resolve(wish(index, build="cu130", pypi=True, companions=("torchvision==0.28.0",)))
+
+
+def test_what_floats_moves_only_when_asked(whole: EnvironmentWish, index: Index) -> None:
+    first = resolve(whole)
+    month(index, LATER)
+    assert resolve(whole, first) == first
+    moved = resolve(whole, first.model_copy(update={"requirements": ()}))
+    assert moved == resolve(whole)
+    assert moved.id != first.id
+    assert set(names(moved.requirements)) - set(names(first.requirements)) == {
+        f"{name}=={number}" for name, number in LATER.items()
+    }
+
+
+def test_another_torch_moves_what_it_must(
+    whole: EnvironmentWish, index: Index, torch_index: Index
+) -> None:
+    first = resolve(whole)
+    month(index, LATER)
+    needs = ("filelock", "nvidia-nvjitlink>=13.5", "cuda-bindings>=13.0.3,<14")
+    torch_index.add(wheel("torch", "2.14.1+cu126", MANYLINUX, needs))
+    torch_index.add(wheel("torchvision", "0.29.1+cu126", MANYLINUX, ("torch==2.14.1",)))
+    newer = dataclasses.replace(whole, torch="2.14.1", companions=("torchvision==0.29.1",))
+    moved = resolve(newer, first)
+    assert set(names(moved.requirements)) - set(names(first.requirements)) == {
+        "torch==2.14.1+cu126",
+        "torchvision==0.29.1+cu126",
+        "nvidia-nvjitlink==13.5.37",
+    }
+
+
+def test_venv_needs_no_uv_and_has_an_id_of_its_own(whole: EnvironmentWish) -> None:
+    made_by_uv = resolve(whole)
+    made_by_venv = resolve(dataclasses.replace(whole, kind="venv"))
+    assert made_by_venv.requirements == made_by_uv.requirements
+    assert made_by_venv.id != made_by_uv.id
+    assert (made_by_venv.uv, made_by_venv.uv_hashes) == ("", ())
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"\x00\xff\x1b[31m not a page",
+        b'<a href="../../../numpy-9.9-py3-none-any.whl#sha256=00">numpy-9.9-py3-none-any.whl</a>',
+        b'<a href="numpy-9.9-py3-none-any.whl#md5=00">numpy-9.9-py3-none-any.whl</a>',
+        b'<a href="file:///etc/passwd">numpy-9.9-py3-none-any.whl</a>',
+    ],
+)
+def test_an_index_of_nonsense_is_one_reason(index: Index, torch_index: Index, page: bytes) -> None:
+    torch_index.add(torch("cu126"))
+    (index.folder / "numpy" / "index.html").write_bytes(page)
+    with pytest.raises(Unresolved) as reason:
+        resolve(wish(index, torch_index=torch_index.url))
+    assert "numpy" in str(reason.value)
+    assert str(reason.value).isprintable()
+    assert len(str(reason.value)) < 2000
+
+
+# ---- a Python that uv brings
+
+
+def downloads(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A site's list with two patches of 3.12, and another arch's."""
+    entries = {}
+    for patch, arch in ((9, "x86_64"), (11, "x86_64"), (12, "aarch64")):
+        key = f"cpython-3.12.{patch}-linux-{arch}-gnu"
+        entries[key] = {
+            "name": "cpython",
+            "arch": {"family": arch, "variant": None},
+            "os": "linux",
+            "libc": "gnu",
+            "major": 3,
+            "minor": 12,
+            "patch": patch,
+            "prerelease": "",
+            "url": f"http://mirror.example/{key}.tar.gz",
+            "sha256": f"{patch:064d}",
+            "variant": None,
+            "build": "20261110",
+            **changes,
+        }
+    (folder / "list.json").write_text(json.dumps(entries))
+    return entries
+
+
+@pytest.fixture
+def brought(index: Index, torch_index: Index) -> EnvironmentWish:
+    """An environment on a Python from the site's list, which its index folder serves."""
+    torch_index.add(wheel("torch", "2.13.0+cu126", "cp312-cp312-manylinux_2_28_x86_64", NEEDS))
+    return wish(
+        index,
+        torch_index=torch_index.url,
+        python="3.12",
+        requirements=(),
+        managed_python=True,
+        python_downloads=f"{index.url}/list.json",
+    )
+
+
+def test_the_newest_patch_of_a_sites_list_is_locked_by_hash(
+    brought: EnvironmentWish, index: Index
+) -> None:
+    entries = downloads(index.folder)
+    found = resolve(brought)
+    python = found.managed_python
+    assert python is not None
+    assert (python.version, python.key) == ("3.12.11", "cpython-3.12.11-linux-x86_64-gnu")
+    assert python.sha256 == f"{11:064d}"
+    given = json.loads(download_list(python))
+    assert given == {python.key: {**entries[python.key], "build": None}}
+    downloads(index.folder, url="http://mirror.example/another.tar.gz")
+    assert resolve(brought, found) == found
+    moved = resolve(brought, found.model_copy(update={"managed_python": None}))
+    assert moved.id != found.id
+    assert moved.managed_python is not None
+    assert folder_of(moved.managed_python) != folder_of(python)
+
+
+def test_uvs_own_list_pins_by_uvs_own_hash(brought: EnvironmentWish) -> None:
+    python = resolve(dataclasses.replace(brought, python_downloads="")).managed_python
+    assert python is not None
+    assert python.version.startswith("3.12.")
+    assert python.key == f"cpython-{python.version}-linux-x86_64-gnu"
+    assert python.url.startswith("https://")
+    assert (python.sha256, download_list(python)) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sha256": None}, "has no sha256 for cpython-3.12.11-linux-x86_64-gnu"),
+        ({"url": "http://me:hunter2@mirror.example/a.tar.gz"}, "holds credentials"),
+        ({"url": "ftp://mirror.example/$(id)"}, "an address"),
+        ({"minor": 13}, "has no build of Python 3.12"),
+        ({"arch": "x86_64"}, "is not understood"),
+    ],
+)
+def test_a_list_that_names_no_build_to_trust_is_refused(
+    brought: EnvironmentWish, index: Index, change: dict[str, Any], said: str
+) -> None:
+    downloads(index.folder, **change)
+    with pytest.raises(Unresolved, match=said) as reason:
+        resolve(brought)
+    assert "hunter2" not in str(reason.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("<html>", "is no JSON"), ("[]", "uv's form"), ('{"a": 1}', "uv's form")]
+)
+def test_a_list_that_is_none_is_refused(
+    brought: EnvironmentWish, index: Index, text: str, said: str
+) -> None:
+    (index.folder / "list.json").write_text(text)
+    with pytest.raises(Unresolved, match=said):
+        resolve(brought)
+
+
+def test_a_list_that_is_not_there_is_said(brought: EnvironmentWish) -> None:
+    with pytest.raises(Unresolved, match=r"list.json cannot be read: .*404"):
+        resolve(brought)

@@ -6,17 +6,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fleet.live import LiveFleet
-from tests.sim import vendor
+from tests.fleet.served import served
 
 VERSION = "3.11.2"
 """Of Debian 12, of which the nodes are."""
@@ -66,26 +62,5 @@ def site(live: LiveFleet, node: str, folder: Path) -> Iterator[Site]:
     """A build of this node's Python, served on the fleet's network."""
     packed = live.root(node, PACK).ok()
     (folder / ARCHIVE).write_bytes(base64.b64decode(packed))
-    gateway = str(live.document["gateway"])
-    with socket.socket() as free:
-        free.bind((gateway, 0))
-        port = free.getsockname()[1]
-    command = vendor.serve_command(folder, gateway, port)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            _wait(gateway, port)
-            yield Site(folder, f"http://{gateway}:{port}")
-        finally:
-            server.kill()
-
-
-def _wait(address: str, port: int) -> None:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        try:
-            socket.create_connection((address, port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(f"nobody serves at {address}:{port} (pid {os.getpid()} waited)")
+    with served(live, folder) as url:
+        yield Site(folder, url)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fleet.live import LiveFleet, Result, command
+from tests.fleet.served import months
 from tests.sim import paths
 
 pytestmark = pytest.mark.fleet
@@ -166,34 +167,79 @@ def test_the_temporary_folder_of_a_node_may_be_full_of_others(lab: Lab) -> None:
         lab.fleet.root(node, "rmdir /tmp/gpufleet-other").ok()
 
 
-def test_what_was_applied_is_kept_by_an_upgrade_and_can_be_adopted(
+def test_nodes_of_different_months_are_equal_until_the_lock_moves(
     pristine: LiveFleet, tmp_path: Path
 ) -> None:
+    """One lock, two months of the vendor's repository; then parts move by name, a version that is
+    gone is said before anything changes, and what stands is adopted."""
     lab = Lab(pristine, tmp_path)
     lab.hosts = {"h100-01": {}, "v100-01": {}}
-    lab.write()
-    assert lab.run("lock").status == 0
-    first = lab.lock.read_bytes()
-    applied = lab.run("apply", "--yes", "--reboot")
-    assert applied.status == 0, applied
-    upgraded = lab.run("lock", "--upgrade")
-    assert upgraded.status == 0, upgraded
-    assert "nothing changed" in upgraded.out, upgraded.out
-    assert lab.lock.read_bytes() == first
-    solved = lab.stacks()
-    lab.lock.unlink()
-    adopted = lab.run("adopt")
-    assert adopted.status == 0, adopted
-    for name, stack in lab.stacks().items():
-        for part in ("driver", "fabric", "cudnn", "nccl"):
-            assert versions(stack[part]) == versions(solved[name][part]), (name, part)
-        assert stack["cuda"]["version"] == solved[name]["cuda"]["version"]
-        assert stack["repository"] is None
-    # Only files of ours would be written, for the new stack's sake; the installation is as wanted.
-    for plan in json.loads(lab.run("plan", "--json").out)["hosts"].values():
-        assert {step["layer"] for step in plan["steps"]} <= {"pins", "expected"}
-        assert not any(step["disruptive"] for step in plan["steps"])
-        assert plan["reboot"] is None
+    with months(pristine, tmp_path) as repository:
+        repository.show("580.178.04", "9.26.0.51", "2.30.7")
+        lab.write(vendor_repository=repository.url, policy="lts")
+        assert lab.run("lock").status == 0
+        first = lab.lock.read_bytes()
+        applied = lab.run("apply", "--yes", "--reboot", "--limit", "h100-01")
+        assert applied.status == 0, applied
+
+        repository.show()  # months later there is more
+        again = lab.run("lock")
+        assert "nothing changed" in again.out, again
+        assert lab.lock.read_bytes() == first
+        applied = lab.run("apply", "--yes", "--reboot", "--limit", "v100-01")
+        assert applied.status == 0, applied
+        assert pending(lab) == {"h100-01": [], "v100-01": []}
+        assert driver_of(pristine, "h100-01") == driver_of(pristine, "v100-01") == "580.159.04-1"
+
+        moved = lab.run("lock", "--upgrade", "nccl")
+        assert moved.status == 0, moved
+        assert "nccl 2.29.7 -> 2.30.7; 2 packages" in moved.out
+        assert "driver" not in moved.out
+        layers = {step.partition(":")[0] for step in pending(lab)["h100-01"]}
+        assert layers == {"nccl", "pins", "expected"}
+        assert lab.run("apply", "--yes", "--no-reboot").status == 0
+        assert pending(lab) == {"h100-01": [], "v100-01": []}
+        solved = lab.stacks()
+        wider = lab.run("lock", "--upgrade", "driver")
+        assert "driver 580.159.04 -> 580.178.04" in wider.out, wider
+        assert "the kernel module changes, 580.159.04 (open) -> 580.178.04 (open)" in wider.out
+
+        lab.lock.write_bytes(first)
+        repository.show("2.29.7")
+        before = pristine.root("h100-01", TRACES).ok()
+        gone = lab.run("apply", "--yes", "--limit", "h100-01")
+        assert gone.status == 1, gone
+        assert f"locked packages are gone from {repository.url}: libnccl-dev 2.29.7" in gone.out
+        assert f"gpufleet lock {lab.inventory} --upgrade nccl" in gone.out
+        assert pristine.root("h100-01", TRACES).ok() == before
+
+        lab.lock.unlink()
+        lab.write(vendor_repository=repository.url)
+        adopted = lab.run("adopt")
+        assert adopted.status == 0, adopted
+        for name, stack in lab.stacks().items():
+            for part in ("driver", "fabric", "cudnn", "nccl"):
+                assert versions(stack[part]) == versions(solved[name][part]), (name, part)
+            assert stack["cuda"]["version"] == solved[name]["cuda"]["version"]
+            assert stack["repository"] is None
+        # Only files of ours would be written, for the new stack's sake; all else is as wanted.
+        for plan in json.loads(lab.run("plan", "--json").out)["hosts"].values():
+            assert {step["layer"] for step in plan["steps"]} <= {"pins", "expected"}
+            assert not any(step["disruptive"] for step in plan["steps"])
+            assert plan["reboot"] is None
+
+
+def pending(lab: Lab) -> dict[str, list[str]]:
+    """What is left to do on every node."""
+    hosts = json.loads(lab.run("plan", "--json").out)["hosts"]
+    return {
+        name: [f"{step['layer']}: {step['title']}" for step in plan["steps"]]
+        for name, plan in hosts.items()
+    }
+
+
+def driver_of(live: LiveFleet, name: str) -> str:
+    return live.root(name, "dpkg-query -W -f '${Version}' nvidia-driver-cuda").ok()
 
 
 def versions(part: dict[str, Any] | None) -> dict[str, str]:
