@@ -134,7 +134,11 @@ def locked_name(lock: str) -> str:
     for an entry that only excludes a version."""
     if lock.startswith("!"):
         return ""
-    full = re.fullmatch(r"(.+)-(?:\d+:|\*:)?[^-]+-[^-]+", lock)
+    full = (
+        re.fullmatch(r"(.+?)-(?:\d+|\*):.+", lock)
+        or re.fullmatch(r"(.+)-\d[^-]*-[^-]+", lock)
+        or re.fullmatch(r"(.+)-\d[^-]*", lock)
+    )
     return full[1] if full else lock
 
 
