@@ -519,6 +519,10 @@ part_rdma() {
         case $file in *gpufleet*) continue ;; esac
         [ -r "$file" ] && sed -n 's/^[[:space:]]*\(nvidia[-_]peermem\|ib[-_]umad\)[[:space:]]*$/autoload \1/p' "$file"
     done
+    if [ -r /sys/module/ib_core/srcversion ]; then
+        read -r source </sys/module/ib_core/srcversion
+        [ "$source" = "$(modinfo -F srcversion ib_core 2>/dev/null)" ] || printf 'restart\n'
+    fi
     running=$(uname -r)
     for directory in /lib/modules/*/; do
         release=${directory%/}
