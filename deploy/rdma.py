@@ -3,16 +3,17 @@
 nvidia-peermem is compiled against the OFED that is installed at that moment. OFED comes first, the
 driver after it; where OFED has changed since, the driver's modules are built once more. A module
 that is loaded stays: it fits the OFED modules that are loaded with it, and both change with a boot
-or with openibd, which cannot restart while nvidia_peermem is there. So nothing is unloaded, and
-loading is left to modules-load.d, as Azure's images do (research: provisioning 2.9, RDMA order;
-gpu-operator issue 2868, doca-driver-build PR 481).
+or with openibd, which cannot restart while nvidia_peermem is there. So nothing is unloaded here,
+and modules-load.d loads it at boot, as on Azure's images; what loading the driver anew took away
+is put back (research: provisioning 2.9, RDMA order; gpu-operator issue 2868, doca-driver-build PR
+481).
 """
 
+from deploy import module
 from deploy.facts import NodeFacts
-from deploy.files import file_step
+from deploy.files import file_step, in_place
 from deploy.kernels import wanted_kernels
 from deploy.known import known
-from deploy.module import BUILD_S, make_log
 from deploy.packages import difference
 from deploy.rdma_facts import SYMBOL, Peermem, Rdma
 from deploy.shell import assign, script
@@ -48,8 +49,8 @@ for kernel in $kernels; do
 done
 """
 
-_LOAD = """\
-modprobe nvidia_peermem || echo "the loaded OFED is not the installed one: the next boot loads it"
+_LATER = """\
+modprobe nvidia_peermem || echo "the next boot loads it"
 """
 
 
@@ -58,7 +59,8 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     driver, rdma = wanted.stack.driver, known(facts, "rdma", facts.rdma)
     if driver is None:
         return []
-    return [*_rebuilt(wanted, facts, driver, rdma), *_loaded(facts, driver, rdma)]
+    rebuilt = _rebuilt(wanted, facts, driver, rdma)
+    return rebuilt + _loaded(facts, driver, rdma)
 
 
 def _stale(facts: NodeFacts, rdma: Rdma) -> list[Peermem]:
@@ -90,7 +92,11 @@ def _rebuilt(wanted: Wanted, facts: NodeFacts, driver: Driver, rdma: Rdma) -> li
             title=f"nvidia-peermem for kernel {kernels} fits {rdma.ofed or 'the installed OFED'}",
             why="it was built without OFED" if without else "it was built against another OFED",
             commands=(
-                Command(shell=script(values, _BUILD), timeout_s=BUILD_S, log=make_log(driver)),
+                Command(
+                    shell=script(values, _BUILD),
+                    timeout_s=module.BUILD_S,
+                    log=module.make_log(driver),
+                ),
             ),
         )
     ]
@@ -101,11 +107,18 @@ def _loaded(facts: NodeFacts, driver: Driver, rdma: Rdma) -> list[Step]:
     fits = any(one.ofed_has and one.built_against == one.ofed_has for one in rdma.peermem)
     will_fit = bool(_stale(facts, rdma)) and not driver.prebuilt
     serves = rdma.ofed and any(name.startswith("mlx") for name in rdma.devices)
-    theirs = "nvidia_peermem" in rdma.autoload and PATH not in files
-    if not serves or not (fits or will_fit) or theirs:
+    if not serves or not (fits or will_fit):
         return []
-    title = "nvidia_peermem is loaded at every boot"
-    return file_step(NAME, title, facts, PATH, TEXT, then=_LOAD)
+    theirs = "nvidia_peermem" in rdma.autoload and PATH not in files
+    if not theirs and not in_place(facts, PATH, TEXT):
+        title = "nvidia_peermem is loaded at every boot"
+        return file_step(NAME, title, facts, PATH, TEXT, then=_LATER)
+    runs = module.runs(known(facts, "modules", facts.modules), driver)
+    if "nvidia_peermem" in rdma.loaded or rdma.restart or not fits or not runs:
+        return []
+    load = Command(shell=script("modprobe nvidia_peermem"), timeout_s=60)
+    why = "it left with the driver that was loaded before, or was never loaded"
+    return [Step(layer=NAME, title="nvidia_peermem is loaded", why=why, commands=(load,))]
 
 
 def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
@@ -116,7 +129,7 @@ def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
     found = []
     old = [
         name
-        for name in ("nvidia-peer-memory-dkms", "nvidia-peer-memory", "nv-peer-mem")
+        for name in ("nvidia-peer-memory-dkms", "nvidia-peer-memory", "nvidia_peer_memory")
         if name in known(facts, "packages", facts.packages)
     ]
     if "nv_peer_mem" in rdma.loaded or old:
@@ -129,6 +142,11 @@ def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
         found.append(
             f"{rdma.ofed or 'OFED'} is installed, and the distribution's signed nvidia-peermem "
             "was built without it: GPU memory is not offered to RDMA that way"
+        )
+    if rdma.restart:
+        found.append(
+            f"the loaded RDMA modules are not those of {rdma.ofed or 'the installed OFED'}: they "
+            "change with a boot, or with rmmod nvidia_peermem and a restart of openibd"
         )
     unread = [one.kernel for one in rdma.peermem if one.built_against is None and one.ofed_has]
     if unread:

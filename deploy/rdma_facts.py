@@ -35,6 +35,8 @@ class Rdma(Model):
     """Loaded modules among those that concern RDMA and GPUs."""
     autoload: tuple[str, ...] = ()
     """Modules of these that somebody else's modules-load.d names."""
+    restart: bool = False
+    """The loaded ib_core is not the installed one: OFED changed and has not been restarted."""
     peermem: tuple[Peermem, ...] = ()
     imex_nodes: int = 0
     """Nodes that /etc/nvidia-imex/nodes_config.cfg names."""
@@ -64,6 +66,7 @@ def read_rdma(lines: list[str], root: bool, unknown: dict[str, str]) -> dict[str
             devices=tuple(sorted(found.get("device", ()))),
             loaded=tuple(sorted(found.get("loaded", ()))),
             autoload=tuple(sorted({name.replace("-", "_") for name in found.get("autoload", ())})),
+            restart="restart" in found,
             peermem=tuple(peermem),
             imex_nodes=int("".join(found.get("imex", ["0"]))),
         )

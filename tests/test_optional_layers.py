@@ -249,6 +249,19 @@ class TestRdma:
         host = conformed(wish, "hgx-h100", rdma=stood(SUM, SUM, autoload=("nvidia_peermem",)))
         assert titles(plan_host(wish, host)) == []
 
+    def test_what_loading_the_driver_took_away_is_put_back(self) -> None:
+        wish = wanted()
+        gone = {"autoload": ("nvidia_peermem",), "loaded": ("ib_core",)}
+        host = conformed(wish, "hgx-h100", rdma=stood(SUM, SUM, **gone))
+        assert titles(plan_host(wish, host)) == ["nvidia_peermem is loaded"]
+
+    def test_it_waits_for_an_ofed_that_was_not_restarted_and_that_is_said(self) -> None:
+        wish = wanted()
+        gone = {"autoload": ("nvidia_peermem",), "loaded": ("ib_core",), "restart": True}
+        plan = plan_host(wish, conformed(wish, "hgx-h100", rdma=stood(SUM, SUM, **gone)))
+        assert titles(plan) == []
+        assert "are not those of OFED-internal" in plan.warnings[0]
+
     def test_no_ofed_no_devices_no_file(self) -> None:
         wish = wanted()
         for found in (

@@ -136,6 +136,7 @@ def test_imex_runs_where_its_domain_is_described_and_what_cannot_be_is_refused(
     assert h100.titles() == ["imex: nvidia-imex is enabled and runs"]
     h100.converge()
     assert h100.facts().services["nvidia-imex.service"].active == "active"
+    h100.root("systemctl disable --now nvidia-imex")  # it has the GPUs open, which MIG minds
 
     h100.want(**BASE, power_limit=100)
     blocked = h100.plan().blocked
