@@ -107,7 +107,8 @@ def test_nvswitches_tell_their_nvlink() -> None:
     [
         ("13.0", "13.0.0", "580.65.06"),
         ("13.0", "13.0.2", "580.95.05"),
-        ("13.0", "13.0.3", "580.95.05"),  # an update without a row: the newest one's floor
+        ("13.0", "13.0.3", "580.126.20"),
+        ("13.0", "13.0.9", "580.126.20"),  # an update without a row: the newest one's floor
         ("12.6", "12.6.0", "560.28.03"),
         ("13.4", "13.4.1", "615"),
     ],

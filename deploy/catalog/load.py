@@ -130,6 +130,7 @@ def _sources(catalogue: Catalogue) -> list[str]:
         "cuda": [
             *catalogue.cuda_majors,
             *catalogue.cuda_releases,
+            *(one for row in catalogue.cuda_releases for one in row.updates if one.source),
             *catalogue.cuda_compat,
             *catalogue.cuda_notices,
             *catalogue.cudnn,

@@ -3,7 +3,7 @@
 Every row names a source of its file's `sources` table. Nothing here decides anything.
 """
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from pydantic import Field
@@ -14,6 +14,7 @@ from deploy.fleet.model import Model
 from deploy.stack import Origin
 
 
+@lru_cache(maxsize=50_000)
 def numbers(version: str) -> tuple[int, ...]:
     """A vendor version as integers, for comparison: "580.95.05" -> (580, 95, 5).
 
@@ -137,6 +138,8 @@ class CudaUpdate(Model):
     """As its packages carry it; the third number need not count updates (13.4 is 13.4.1)."""
     driver: str
     """Floor for full function, PTX JIT included."""
+    source: str | None = None
+    """None: the source of its release."""
 
 
 class CudaRelease(Model):
