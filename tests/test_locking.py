@@ -68,7 +68,7 @@ def offered() -> str:
     ]
     packed = base64.b64encode(gzip.compress("\n\n".join(stanzas).encode())).decode()
     key = base64.b64encode(factory.KEY.encode()).decode()
-    return "\n".join([FIRST, "key", key, "packages", packed, LAST])
+    return "\n".join([FIRST, "part key", key, "part packages", packed, LAST])
 
 
 def fleet(**hosts: Wish) -> Fleet:
