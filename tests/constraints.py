@@ -252,9 +252,9 @@ def _libraries(ask: Ask, stack: Stack) -> Iterator[str]:
         wanted = {one.format(major=release[0], minor=release[1]) for one in templates}
         if found and not wanted <= found.packages.keys():
             yield f"{part} lacks {wanted - found.packages.keys()}"
-        for name in wanted if found else ():
-            if part != "cuda" and found and number(found.packages[name].version) != found.version:
-                yield f"{name} is not at {found.version}"
+        for name, pin in found.packages.items() if found and part != "cuda" else ():
+            if name in wanted and number(pin.version) != getattr(stack, part).version:
+                yield f"{name} {pin.version} in {part} {getattr(stack, part).version}"
     if stack.nccl:
         suffix = stack.nccl.packages[names.nccl[0]].version.rpartition("+cuda")[2]
         if numbers(suffix)[0] != release[0]:
