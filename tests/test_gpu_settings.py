@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from deploy import expected, memlock, mig, module_options, persistence, settings
+from deploy.catalog import load
 from deploy.facts import GpuUser, NodeFacts, OwnFile
 from deploy.fleet.spec import NodeSpec
 from deploy.lock import expected_state
 from deploy.plan import HostPlan, plan_host, reboot_due
+from deploy.rdma_facts import Peermem, Rdma
 from deploy.removal import ours
 from deploy.setting_facts import FIELDS, read_params, read_settings
+from deploy.setting_rows import setting_rows
 from deploy.steps import Wanted
 from tests.broken import said
 from tests.conformed import conformed
@@ -489,3 +492,36 @@ def test_a_file_that_was_written_but_not_enabled_is_written_again() -> None:
     plan = plan_host(wish, host)
     assert titles(plan) == ["GPU settings are made at every boot"]
     assert "did not finish" in plan.steps[0].why
+
+
+class TestRows:
+    def rows(self, **changes: Any) -> dict[str, tuple[str, bool]]:
+        host = facts("hgx-h100", **changes)
+        return {row.label: (row.text, row.notable) for row in setting_rows(host, load())}
+
+    def test_gpus_that_are_set_alike_take_one_line(self) -> None:
+        same = (gpu(0, power_limit=500.0), gpu(1, power_limit=500.0))
+        assert self.rows(gpu_settings=same) == {
+            "settings": ("500 of 700 W, ECC on, MIG off", False)
+        }
+
+    def test_one_that_differs_or_waits_stands_out(self) -> None:
+        cut = gpu(1, mig=True, mig_pending=True, mig_instances=("3g.40gb",))
+        text, notable = self.rows(gpu_settings=(gpu(0), cut))["settings"]
+        assert text.splitlines()[1] == "GPU 1: 700 W, ECC on, MIG on, 3g.40gb"
+        assert notable
+        waiting = (gpu(0, ecc_pending=False),)
+        assert self.rows(gpu_settings=waiting)["settings"] == (
+            "700 W, ECC on (off after a boot), MIG off",
+            True,
+        )
+
+    def test_rdma_with_modules_that_do_not_fit(self) -> None:
+        unfit = Peermem(kernel="k", built_against="", ofed_has="0x1")
+        found = Rdma(ofed="OFED-1", efa="1.43", devices=("mlx5_0",), peermem=(unfit,))
+        assert self.rows(rdma=found)["RDMA"] == (
+            "OFED-1, EFA 1.43, 1 devices, no module for GPU memory, nvidia-peermem was built "
+            "against another OFED",
+            True,
+        )
+        assert self.rows() == {}
