@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from deploy.catalog import Catalogue
 from deploy.facts import Environment, Modules, NodeFacts, PciDevice, Pin
 from deploy.fold import Row
+from deploy.setting_rows import setting_rows
 
 ROOM = {"/": 10e9, "/boot": 0.3e9, "/tmp": 2e9}
 """Free bytes below which a place is named; other places need what / needs. A CUDA toolkit takes
@@ -31,7 +32,7 @@ PARTS = {
 def fact_rows(facts: NodeFacts, catalogue: Catalogue) -> tuple[Row, ...]:
     """Every row of one host, in reading order; rows with nothing to say are left out."""
     makers = (
-        _system, _gpus, _driver, _foreign, _in_use, _packages, _locks, _dpkg, _cuda, _environments,
+        _system, _gpus, setting_rows, _driver, _foreign, _in_use, _packages, _locks, _dpkg, _cuda, _environments,
         _services, _tools, _disks, _own, _unknown,
     )  # fmt: skip
     return tuple(row for make in makers for row in make(facts, catalogue))
