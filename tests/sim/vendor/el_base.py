@@ -22,7 +22,7 @@ INSTALLED = (
     *("kernel-headers", "openssh-server", "pciutils", "python3", "rpm", "sudo", "systemd"),
 )
 """On a fresh host, beside its kernel and epel-release."""
-OFFERED = ("gcc", "gcc-c++", "make", "python3-devel", "infiniband-diags", "libibumad")
+OFFERED = ("gcc", "gcc-c++", "make", "infiniband-diags", "libibumad")
 
 _EPEL = f"""\
 [epel]
@@ -38,6 +38,9 @@ def packages(kernel_release: str) -> list[Rpm]:
     """BaseOS, AppStream and extras in one repository."""
     found = [_release()]
     found += [_named(name) for name in (*INSTALLED[1:], *OFFERED)]
+    # The nodes' Python is that of the Debian below them.
+    headers = {"/usr/include/python3.11/Python.h": Text("/* simulated Python headers */\n")}
+    found.append(_named("python3-devel", headers))
     found.append(_named("epel-release", {"/etc/yum.repos.d/epel.repo": Text(_EPEL)}))
     for release in (kernel_release, debian.next_release(kernel_release)):
         found += kernel(release)
