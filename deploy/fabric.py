@@ -10,7 +10,7 @@ from deploy.facts import NodeFacts
 from deploy.files import file_step, in_place
 from deploy.idle import MUST_BE_IDLE
 from deploy.known import known
-from deploy.packages import difference
+from deploy.packages import difference, locked, names_like
 from deploy.services import running_step
 from deploy.shell import script
 from deploy.stack import Component
@@ -19,6 +19,9 @@ from deploy.transact import transaction
 
 NAME = "fabric"
 UNIT = "nvidia-fabricmanager"
+FAMILY = r"(nvidia|cuda-drivers)-fabric-?manager(-dev(el)?)?(-\d+)?"
+"""Every name that the package has had (the branch is part of some, as in nvidia-fabricmanager-570),
+and its metapackages. They hold the same files, so another one leaves in the same transaction."""
 MANAGER_OF_NVLINK5 = "nvlsm"
 UMAD = "/etc/modules-load.d/gpufleet-fabric.conf"
 UMAD_TEXT = """\
@@ -37,9 +40,12 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     if fabric is None or driver is None:
         return []
     umad = _umad(fabric, facts)
-    lacks = difference(fabric.packages, known(facts, "packages", facts.packages))
+    packages = known(facts, "packages", facts.packages)
+    lacks = difference(fabric.packages, packages)
     if not lacks:
         return umad + running_step(NAME, UNIT, facts, driver)
+    others = [name for name in names_like(packages, FAMILY) if name not in locked(wanted.stack)]
+    replaces = lacks.replaces or bool(others)
     stop = MUST_BE_IDLE + f"if systemctl is-active -q {UNIT}; then systemctl stop {UNIT}; fi\n"
     package = Step(
         layer=NAME,
@@ -47,10 +53,15 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         why=lacks.why,
         commands=(
             transaction(
-                wanted.stack, fabric.packages, lacks, before=stop if lacks.replaces else ""
+                wanted.stack,
+                fabric.packages,
+                lacks,
+                remove=others,
+                held=[name for name in others if packages[name].held],
+                before=stop if replaces else "",
             ),
         ),
-        disruptive=lacks.replaces,
+        disruptive=replaces,
         download=lacks.download,
     )
     return [*umad, package, *running_step(NAME, UNIT, facts, driver, will_stop=True)]
