@@ -96,6 +96,7 @@ def texts(fleet: list[Host], found: dict[str, Any]) -> dict[str, str]:
         files[f"{host.case.name}/{name}"] = golden(title, host.facts, stack(host.case), one, seen)
         for executed in one["executed"]:
             used |= set(parts(executed["shell"]).names)
+            used |= {name for name, fixed in blocks() if fixed == executed["stdin"]}
             seen.setdefault(executed["stdin"], name)
     fixed = dict(blocks())
     return files | {f"scripts/{name}.sh": fixed[name] for name in sorted(used)}
@@ -110,7 +111,7 @@ def committed() -> dict[str, str]:
 def differences(files: dict[str, str]) -> list[str]:
     """Unified diffs, [] when all is as committed."""
     before = committed()
-    lines = []
+    lines: list[str] = []
     for name in sorted({*files, *before}):
         old, new = before.get(name, "").splitlines(), files.get(name, "").splitlines()
         lines += difflib.unified_diff(old, new, f"committed {name}", f"drawn {name}", lineterm="")

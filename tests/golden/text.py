@@ -8,12 +8,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from deploy import interest
 from deploy.facts import NodeFacts
 from deploy.files import digest
-from deploy.interest import GPU_PACKAGES
 from deploy.packages import locked
 from deploy.stack import Packages, Stack
-from tests.golden.scripts import parts
+from tests.golden.scripts import blocks, parts
 
 WIDTH = 100
 
@@ -115,6 +115,7 @@ def verdict(plan: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> Itera
         yield f"ended: {outcome['status']}"
         if outcome["message"]:
             yield f"    {outcome['message']}"
+        yield from (f"    {line}" for line in outcome["tail"])
 
 
 def command(one: Mapping[str, str], stack: Stack, shown: dict[str, str]) -> Iterator[str]:
@@ -145,25 +146,34 @@ def _shell(text: str, stack: Stack, stdin: str) -> Iterator[str]:
     sets = {
         words: name
         for name, pins in (*_parts_of(stack).items(), ("every package of the lock", locked(stack)))
-        if (words := _words(pins)) and len(pins) > 1
+        for words in (_words(pins, "="), _words(pins, "-"))
+        if len(pins) > 1
     }
     for line in filter(None, text.splitlines()):
         name, equals, value = line.partition("=")
         bare = "".join(shlex.split(value)) if equals and value.startswith("'") else value
         if bare in sets and equals:
             line = f"{name}=<{sets[bare]}>"
-        elif bare == GPU_PACKAGES:
-            line = f"{name}=<names of GPU packages>"
         elif name == "digest" and bare == digest(stdin):
             line = "digest=<of the input>"
+        elif equals and bare in NAMED:
+            line = f"{name}=<interest.{NAMED[bare]}>"
         for words, short in sets.items():
             line = line.replace(f" {words}", f" <{short}>")
         yield line
 
 
-def _words(pins: Packages) -> str:
-    """A list of packages with their versions, as commands write it."""
-    return " ".join(f"{name}={pin.version}" for name, pin in sorted(pins.items()))
+NAMED = {
+    value: name.lower()
+    for name, value in vars(interest).items()
+    if name.isupper() and isinstance(value, str)
+}
+"""Long patterns by what they are called."""
+
+
+def _words(pins: Packages, sign: str) -> str:
+    """A list of packages with their versions, as commands of apt (=) and dnf (-) write it."""
+    return " ".join(f"{name}{sign}{pin.version}" for name, pin in sorted(pins.items()))
 
 
 def _wrapped(line: str) -> Iterator[str]:
@@ -187,6 +197,8 @@ def _input(text: str, stack: Stack, shown: dict[str, str]) -> Iterator[str]:
         yield "<the stack as JSON>"
     elif text.startswith("{"):
         yield "<the expected state as JSON>"
+    elif text in (fixed := {one: name for name, one in blocks()}):
+        yield f"<{fixed[text]}>"
     elif text in shown:
         yield f"<as in {shown[text]}>"
     else:

@@ -114,7 +114,8 @@ def rivals(wished: dict[str, str], packages: dict[str, Package]) -> list[str]:
     return sorted(
         name
         for name, one in packages.items()
-        if name in going or (name not in wished and kind(name) and one.version in gone)
+        if name in going
+        or (name not in wished and kind(name) in {"driver", "modules"} and one.version in gone)
     )
 
 
@@ -122,6 +123,8 @@ def kind(name: str) -> str:
     """What a host can have one of."""
     if name.startswith("nvidia-driver-pinning-"):
         return "pin"
+    if re.fullmatch(r"(nvidia|cuda-drivers)-(fabric-?manager|imex)(-\d{3})?", name):
+        return "imex" if "imex" in name else "fabric manager"
     bare = re.sub(r"-\d{3}(-server)?(-open)?$|-server$", "", name)
     if bare in DRIVER or re.fullmatch(
         r"(nvidia-(kernel-)?(open-)?dkms|akmod-nvidia)(-open)?", bare
