@@ -9,7 +9,7 @@ repository holds is asked on a host (`deploy.available`); this one says what the
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from deploy.catalog.models import Catalogue
 from deploy.catalog.systems import Distribution, DriverNames
@@ -144,8 +144,10 @@ def bare_host(
     row = catalogue.named(distribution)
     switches = {one.device for one in catalogue.nvswitches}
     kernel = example_kernel(row, machine)
-    unread = {name: None for name, field in NodeFacts.model_fields.items() if field.is_required()}
-    known = {
+    unread: dict[str, Any] = {
+        name: None for name, field in NodeFacts.model_fields.items() if field.is_required()
+    }
+    known: dict[str, Any] = {
         "host": "matrix",
         "root": True,
         "unknown": {},

@@ -75,8 +75,13 @@ def _fresh(
         why_origin = _why_origin(spec, seen, catalogue, origin, refused)
         return replace(chosen, reasons=(*why_origin, *chosen.reasons))
     first = refused[0][1]
-    if spec.origin == "auto" and len(possible) == 1 < len(seen.row(catalogue).origins):
-        raise refuse_mixed(seen, first)
+    for other in seen.row(catalogue).origins if spec.origin == "auto" else ():
+        if other not in possible:
+            try:
+                _of_origin(spec, seen, catalogue, available, today, flavour, other)
+            except Refused:
+                continue
+            raise refuse_mixed(seen, first)
     if len(refused) == 1 or str(refused[1][1]) == str(first):
         raise first
     other, second = refused[1]

@@ -74,12 +74,16 @@ def _driver(seen: Situation, driver: Driver, catalogue: Catalogue) -> Iterator[s
         if driver.flavour not in kind.modules:
             yield f"{driver.flavour} modules do not work with {seen.boards} ({kind.name})"
     standing = seen.driver
-    if standing and standing.packages and standing.origin != driver.origin:
-        if not replaces_by_name(seen, catalogue, standing.origin):
-            yield (
-                f"driver {standing.version} of {WORDS[standing.origin]} packages stands, locked "
-                f"as {WORDS[driver.origin]}: {RULE}"
-            )
+    if (
+        standing
+        and standing.packages
+        and standing.origin != driver.origin
+        and not replaces_by_name(seen, catalogue)
+    ):
+        yield (
+            f"driver {standing.version} of {WORDS[standing.origin]} packages stands, locked "
+            f"as {WORDS[driver.origin]}: {RULE}"
+        )
 
 
 def _software(seen: Situation, stack: Stack, catalogue: Catalogue) -> Iterator[str]:

@@ -4,7 +4,10 @@ One origin per host. Both at once break hosts: their packages own the same files
 names, and nothing keeps their versions together (research: provisioning 2.6).
 """
 
+import re
+
 from deploy.catalog.models import Catalogue, numbers
+from deploy.catalog.systems import DriverNames
 from deploy.fleet.spec import NodeSpec
 from deploy.solving.hardware import limits
 from deploy.solving.offers import upstream
@@ -34,25 +37,24 @@ def origins(spec: NodeSpec, seen: Situation, catalogue: Catalogue) -> tuple[Orig
             )
         return (spec.origin,)
     standing = seen.driver.origin if seen.driver and seen.driver.packages else None
-    if standing and not replaces_by_name(seen, catalogue, standing):
+    if standing and not replaces_by_name(seen, catalogue):
         return (standing,)
     return tuple(origin for origin in ("vendor", "distribution") if origin in row.origins)
 
 
-def replaces_by_name(seen: Situation, catalogue: Catalogue, standing: Origin) -> bool:
-    """Whether the other origin's driver has the standing one's package names, as on Debian: an
+def replaces_by_name(seen: Situation, catalogue: Catalogue) -> bool:
+    """Whether another origin's driver has the standing one's package names, as Debian's own: an
     upgrade then replaces each of them, and nothing of both is left beside each other."""
-    if standing == "vendor" or seen.driver is None:
-        return True
+    assert seen.driver is not None
     named = {name for name, _ in seen.driver.packages}
-    branches = [row.number for row in catalogue.branches]
-    theirs = {
-        name
-        for branch in branches
-        if (names := catalogue.driver_names(seen.distribution, "vendor", branch))
+    others = [origin for origin in seen.row(catalogue).origins if origin != seen.driver.origin]
+    return any(
+        name in named
+        for row in catalogue.branches
+        for origin in others
+        if (names := catalogue.driver_names(seen.distribution, origin, row.number))
         for name in (names.module_open, names.module_closed)
-    }
-    return bool(named & theirs)
+    )
 
 
 def asks_own_sources(spec: NodeSpec, seen: Situation, catalogue: Catalogue) -> bool:
@@ -91,21 +93,25 @@ def beside(seen: Situation, catalogue: Catalogue) -> list[str]:
     """Installed driver packages of another origin than the standing driver's, "name version"."""
     if seen.driver is None or not seen.driver.packages:
         return []
+    row, mine = seen.row(catalogue), seen.driver.origin
     found = []
-    own = dict(seen.driver.packages)
     for name, full in seen.installed:
-        version = upstream(full)
-        if name in own or not version.count("."):
+        branch = upstream(full).partition(".")[0]
+        if not re.fullmatch(r"\d{3}", branch):
             continue
-        for origin in seen.row(catalogue).origins:
-            if origin == seen.driver.origin or not version.split(".")[0].isdigit():
-                continue
-            names = catalogue.driver_names(seen.distribution, origin, numbers(version)[0])
-            if names and name in (
-                *(names.module_open, names.module_closed),
-                *names.driver,
-                *names.coherent,
-                *names.fabric_nvswitch,
-            ):
-                found.append(f"{name} {full}")
+        here = {
+            origin for origin in row.origins
+            if name in _user_space(catalogue.driver_names(row.name, origin, int(branch)))
+        }  # fmt: skip
+        if here and row.own_versions and re.search(row.own_versions, full):
+            here = {"distribution"}
+        if here and mine not in here:
+            found.append(f"{name} {full}")
     return found
+
+
+def _user_space(names: DriverNames | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    modules = (names.module_open, names.module_closed)
+    return (*modules, *names.driver, *names.coherent, *names.fabric_nvswitch)
