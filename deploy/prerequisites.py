@@ -64,10 +64,20 @@ def _of_environment(stack: Stack, base: BaseNames, facts: NodeFacts) -> dict[str
         if not python.venv:
             lacking |= dict.fromkeys(base.venv, "python3 cannot make virtual environments")
         if not python.headers:
-            lacking |= dict.fromkeys(base.python_headers, "no Python.h, which torch.compile needs")
+            names = [_of_python(name, python.version, stack) for name in base.python_headers]
+            lacking |= dict.fromkeys(names, "no Python.h, which torch.compile needs")
     if not known(facts, "compiler", facts.compiler):
         lacking |= dict.fromkeys(base.compiler, "no C++ compiler for torch.compile")
     return lacking
+
+
+def _of_python(name: str, version: str, stack: Stack) -> str:
+    """A package of the distribution's python3, as it is called for the Python that python3 is on
+    this host: EL has several side by side, and alternatives may point to another one."""
+    minor, row = ".".join(version.split(".")[:2]), load().named(stack.distribution)
+    if row.kind != "dnf" or minor in {"", row.python}:
+        return name
+    return name.replace("python3", f"python{minor}", 1)
 
 
 def _base(stack: Stack) -> BaseNames:

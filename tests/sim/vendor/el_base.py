@@ -38,9 +38,9 @@ def packages(kernel_release: str) -> list[Rpm]:
     """BaseOS, AppStream and extras in one repository."""
     found = [_release()]
     found += [_named(name) for name in (*INSTALLED[1:], *OFFERED)]
-    # The nodes' Python is that of the Debian below them.
+    # The nodes' Python is that of the Debian below them: on EL 9 a second one beside its own.
     headers = {"/usr/include/python3.11/Python.h": Text("/* simulated Python headers */\n")}
-    found.append(_named("python3-devel", headers))
+    found += [_named("python3-devel"), _named("python3.11-devel", headers)]
     found.append(_named("epel-release", {"/etc/yum.repos.d/epel.repo": Text(_EPEL)}))
     for release in (kernel_release, debian.next_release(kernel_release)):
         found += kernel(release)
