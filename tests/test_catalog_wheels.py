@@ -10,7 +10,7 @@ import pytest
 from deploy.catalog import load
 from deploy.catalog.__main__ import main
 from deploy.catalog.models import TorchRelease
-from deploy.catalog.wheels import differences
+from deploy.catalog.wheels import _newer, differences
 
 DATA = Path(__file__).parent / "data" / "catalog"
 LOCKS = {
@@ -100,6 +100,13 @@ def test_what_differs_is_told(version: str, damage: Any, said: str) -> None:
     assert any(said in one for one in differences(row(version), lock)), differences(
         row(version), lock
     )
+
+
+@pytest.mark.parametrize(("version", "said"), [("2.15.0", 0), ("2.15.1", 1), ("2.9.1", 0)])
+def test_a_release_without_a_row_is_told(version: str, said: int) -> None:
+    lock = copy.deepcopy(LOCKS["2.15.0"])
+    moved(lock, "torch", version)
+    assert len(_newer(load(), lock)) == said
 
 
 def test_an_index_that_does_not_answer_is_no_agreement(

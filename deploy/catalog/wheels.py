@@ -17,12 +17,16 @@ from typing import Any
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 from uv import find_uv_bin
 
 from deploy.catalog.models import Catalogue, TorchBuild, TorchRelease, numbers
 
 TIMEOUT_S = 120
 """For one lock: metadata of some forty packages."""
+
+NEWEST = f"{sys.version_info[0]}.{sys.version_info[1]}"
+"""Python for which the newest release is asked: uv locks for its own and later ones."""
 
 MACHINES = ("x86_64", "aarch64")
 OWN = re.compile(r"(nvidia|cuda|triton|pytorch-triton)(-|$)")
@@ -40,7 +44,7 @@ def check_torch(catalogue: Catalogue, index: str) -> list[str]:
 
     `index`: address of the index, "" for the one that uv is configured with. Raises AskError.
     """
-    found = []
+    found = _newer(catalogue, _lock(["torch"], NEWEST, index))
     for row in catalogue.torch:
         found += differences(row, lock_of(row, index))
         companions = [
@@ -55,6 +59,14 @@ def check_torch(catalogue: Catalogue, index: str) -> list[str]:
                 f"torch {row.version} does not go with {' and '.join(companions)}: {error}"
             )
     return found
+
+
+def _newer(catalogue: Catalogue, lock: Lock) -> list[str]:
+    """A release that the index has and the catalogue has not."""
+    newest = max(Version(one["version"]) for one in lock["package"] if one["name"] == "torch")
+    if newest > Version(catalogue.torch[0].version):
+        return [f"torch {newest.public} is in the index and has no row"]
+    return []
 
 
 def lock_of(row: TorchRelease, index: str) -> Lock:
