@@ -39,6 +39,7 @@ demo: $(VENV)/.installed
 	@$(PY) -m tests.demo $(INVENTORY)
 
 bench: setup
+	$(PY) -m tests.bench.solve
 	$(PY) -m tests.bench.sweep $(ARGS)
 	$(PY) -m tests.bench.verify $(ARGS)
 

@@ -1,0 +1,50 @@
+"""How much work a fleet is: equal hosts are solved once, however many there are."""
+
+from math import lcm
+from typing import Any
+
+import pytest
+
+from deploy import solve
+from deploy.catalog import load
+from deploy.solve import _shared, choose_all
+from tests.bench.solve import BOARDS, PLACES, WISHES, fleet, solves
+from tests.factory import TODAY
+
+ROUND = lcm(len(PLACES), 3 * len(BOARDS), 2 * len(WISHES))
+"""From here on the bench's hosts come again, with other names."""
+
+
+def test_more_equal_hosts_are_no_more_work() -> None:
+    catalogue = load()
+    _shared.cache_clear()
+    first = choose_all(fleet(ROUND), catalogue, TODAY)
+    once = solves()
+    assert 50 < once < ROUND  # there are equal hosts in one round already
+    again = choose_all(fleet(2 * ROUND), catalogue, TODAY)
+    assert solves() == once
+    assert len(again) == 2 * len(first)
+    assert {name: again[name].solution.stack for name in first} == {
+        name: answer.solution.stack for name, answer in first.items()
+    }
+
+
+def test_a_groups_candidates_are_solved_once_for_equal_members(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[Any] = []
+    real = solve._solve
+
+    def counting(*arguments: Any) -> Any:
+        counted.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(solve, "_solve", counting)
+    hosts = {name: case for name, case in fleet(ROUND).items() if case.spec.same_torch}
+    _shared.cache_clear()
+    choose_all(hosts, load(), TODAY)
+    few, counted[:] = len(counted), []
+    more = {f"{name}-{turn}": case for name, case in hosts.items() for turn in range(5)}
+    _shared.cache_clear()
+    choose_all(more, load(), TODAY)
+    assert len(counted) == few > 0
