@@ -65,7 +65,8 @@ partition() {
     fi
 }
 partition_all() {
-    for gpu in $(nvidia-smi --query-gpu=index --format=csv,noheader); do partition "$gpu"; done
+    every=$(nvidia-smi --query-gpu=index --format=csv,noheader)
+    for gpu in $every; do partition "$gpu"; done
 }
 """
 """Shell text that defines `partition_all`; `$layout` holds the profiles, largest first, or nothing

@@ -44,14 +44,17 @@ WantedBy=multi-user.target
 
 _POWER = """\
 limit_power() {
-    for gpu in $(nvidia-smi --query-gpu=index --format=csv,noheader); do
-        nvidia-smi -i "$gpu" -pl "$watts"
-    done
+    every=$(nvidia-smi --query-gpu=index --format=csv,noheader) || return 1
+    refused=
+    for gpu in $every; do nvidia-smi -i "$gpu" -pl "$watts" || refused="$refused $gpu"; done
+    [ -z "$refused" ] || { echo "GPU$refused: no power limit of $watts W" >&2; return 1; }
 }
 """
+"""One GPU that refuses keeps no other from its limit: what feeds them relies on it."""
 
 _ECC = """\
-for gpu in $(nvidia-smi --query-gpu=index --format=csv,noheader); do
+every=$(nvidia-smi --query-gpu=index --format=csv,noheader)
+for gpu in $every; do
     pending=$(nvidia-smi -i "$gpu" --query-gpu=ecc.mode.pending --format=csv,noheader)
     case "$pending" in
         "$mode") ;;
@@ -96,13 +99,13 @@ def boot_text(wanted: Wanted) -> str:
     spec = wanted.spec
     parts = []
     if spec.power_limit is not None:
-        parts += [assign(watts=str(spec.power_limit)), _POWER, "limit_power\n"]
+        parts += [assign(watts=str(spec.power_limit)), _POWER, "limit_power || late=1\n"]
     if spec.mig:
         parts += [assign(layout=mig.layout(spec.mig)), mig.SHELL, "partition_all\n"]
     if not parts or wanted.stack.driver is None:
         return ""
     about = "# GPU settings that a boot forgets. Written by gpufleet, which keeps it as it is.\n"
-    return "#!/bin/sh\n" + about + PREAMBLE + "".join(parts)
+    return "#!/bin/sh\n" + about + PREAMBLE + "".join(parts) + '[ -z "${late:-}" ]\n'
 
 
 def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:

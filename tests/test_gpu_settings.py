@@ -525,3 +525,29 @@ class TestRows:
             True,
         )
         assert self.rows() == {}
+
+
+class TestBoot:
+    """The script that a boot runs, against a tool that refuses some GPUs."""
+
+    def run(self, tmp_path: Path, wish: Wanted, tool: str) -> tuple[int, list[str]]:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/log\n{tool}\n')
+        program.chmod(0o755)
+        text = settings.boot_text(wish).replace("PATH=/usr/local/sbin", f"PATH={tmp_path}:/sbin")
+        done = subprocess.run(
+            ["dash", "-c", text], capture_output=True, text=True, check=False, timeout=30
+        )
+        return done.returncode, (tmp_path / "log").read_text().splitlines()
+
+    def test_one_gpu_that_refuses_keeps_no_other_from_its_limit(self, tmp_path: Path) -> None:
+        tool = 'case "$*" in *query*) echo 0; echo 1; echo 2 ;; "-i 1 -pl"*) exit 15 ;; esac'
+        rc, did = self.run(tmp_path, wanted(power_limit=500), tool)
+        assert rc == 1
+        assert did[1:] == ["-i 0 -pl 500", "-i 1 -pl 500", "-i 2 -pl 500"]
+
+    def test_a_driver_that_does_not_answer_is_a_failure(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, wanted(power_limit=500), "exit 9")[0] != 0
+
+    def test_all_is_well_when_all_took_it(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, wanted(power_limit=500), "echo 0")[0] == 0
