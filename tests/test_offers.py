@@ -2,7 +2,15 @@
 
 import pytest
 
-from deploy.solving.offers import Available, Offer, Relation, Unsatisfied, relations, upstream
+from deploy.solving.offers import (
+    Available,
+    Offer,
+    Relation,
+    Unsatisfied,
+    compare,
+    relations,
+    upstream,
+)
 from tests import factory
 
 
@@ -126,3 +134,86 @@ def test_reading_relations() -> None:
 )
 def test_upstream(version: str, number: str) -> None:
     assert upstream(version) == number
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("3:580.95.05-1.el9", "3:580.178.04-1.el9"),
+        ("580.178.04-1.el9", "3:470.256.02-1.el9"),  # the epoch rules
+        ("1.0~rc1-1", "1.0-1"),
+        ("1.0-1", "1.0^git1-1"),
+        ("1.0-1.el9", "1.0-2.el9"),
+        ("1.a-1", "1.1-1"),  # rpm: digits are newer than letters; dpkg says otherwise
+    ],
+)
+def test_rpms_order_of_versions(older: str, newer: str) -> None:
+    assert compare(older, newer, "dnf") < 0
+    assert compare(newer, older, "zypper") > 0
+    assert compare(older, older, "dnf") == 0
+
+
+def test_an_rpm_relation_without_a_release_fits_any() -> None:
+    wanted = Relation("kmod", "=", "3:580.178.04")
+    assert wanted.allows("3:580.178.04-1.el9", "dnf")
+    assert wanted.allows("3:580.178.04-2.el9", "dnf")
+    assert not wanted.allows("580.178.04-1.el9", "dnf")
+    assert not wanted.allows("3:580.178.04-1.el9")  # dpkg knows no such thing
+    assert Relation("kmod", ">=", "3:580.95").allows("3:580.178.04-1.el9", "dnf")
+
+
+def rpms(*offers: Offer) -> Available:
+    return Available(factory.repository(), offers, "dnf")
+
+
+def test_an_rpm_closure_takes_the_epoch_of_its_own() -> None:
+    found = rpms(
+        Offer("driver", "3:580.178.04-1.el9", depends="libs (= 3:580.178.04), kmod (>= 3:580)"),
+        Offer("libs", "3:580.178.04-1.el9"),
+        Offer("libs", "3:595.91.07-1.el9"),
+        Offer("kmod", "3:580.178.04-1.el9"),
+        Offer("kmod", "3:595.91.07-1.el9"),
+    ).closure({"driver": "3:580.178.04-1.el9"}, "580.178.04")
+    assert set(versions(found).values()) == {"3:580.178.04-1.el9"}
+
+
+def test_one_stream_is_looked_into_at_a_time() -> None:
+    one, other = "nvidia-driver:580-open", "nvidia-driver:595-open"
+    available = rpms(
+        Offer("kmod", "3:580.178.04-1", stream=one, depends="libs"),
+        Offer("libs", "3:580.178.04-1", stream=one),
+        Offer("kmod", "3:595.91.07-1", stream=other),
+        Offer("libs", "3:595.91.07-1", stream=other),
+        Offer("cuda", "13.0-1"),
+    )
+    assert available.streams("nvidia-driver") == [one, other]
+    part = available.of("vendor", one)
+    assert part is available.of("vendor", one)
+    assert part.versions("kmod") == ["3:580.178.04-1"]
+    assert versions(part.closure({"kmod": "3:580.178.04-1"}))["libs"] == "3:580.178.04-1"
+    assert part.versions("cuda") == ["13.0-1"]
+    assert available.of("vendor").names() == ["cuda"]
+
+
+def test_origins_are_apart() -> None:
+    available = repository(
+        Offer("driver", "580-1", depends="lib"),
+        Offer("lib", "1"),
+        Offer("lib", "9", origin="distribution"),
+        Offer("own", "535-1", origin="distribution", size=7),
+    )
+    assert available.names() == ["driver", "lib"]
+    assert versions(available.closure({"driver": "580-1"})) == {"driver": "580-1", "lib": "1"}
+    own = available.of("distribution")
+    assert own.names() == ["lib", "own"]
+    assert available.known_version("own", "535-1")
+    assert not available.known_version("own", "1")
+    assert (available.size("own", "535-1"), available.size("own", "2")) == (7, 0)
+
+
+@pytest.mark.parametrize(
+    ("version", "branches"),
+    [("580.178.04-1", {580}), ("3:595.91.07-1.el9", {595}), ("13.0.2-1", set()), ("x", set())],
+)
+def test_branches_of_what_is_offered(version: str, branches: set[int]) -> None:
+    assert repository(Offer("a", version)).branches == branches
