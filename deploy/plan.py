@@ -270,8 +270,8 @@ def _warnings(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[str]:
     ]
     if stale:
         found.append(
-            f"not in the lock, and of another driver version: {', '.join(stale)}; apt removes "
-            "what cannot stay"
+            f"not in the lock, and of another driver version: {', '.join(stale)}; what cannot "
+            "stay beside the locked packages goes"
         )
     if wanted.spec.library_path:
         found.append(
