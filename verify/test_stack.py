@@ -10,6 +10,9 @@ from verify.checks import HOST, Component, Look, check
 
 GPU_PACKAGES = ("nvidia-*", "libnvidia-*", "cuda-*", "libcuda*", "cudnn*", "libcudnn*", "libnccl*")
 """Debian names of the vendor's packages (research: provisioning 2.6), as dpkg's patterns."""
+TOOLKIT = ("nvidia-container-", "libnvidia-container")
+"""The vendor has these in a repository of their own as well (nvidia.github.io/libnvidia-container;
+research: provisioning 2.5): theirs says nothing of the driver's origin."""
 LEFTOVERS = (
     "/usr/bin/nvidia-uninstall",
     "/usr/bin/nvidia-installer",
@@ -79,6 +82,7 @@ def test_origin(host: Any, look: Look) -> None:
     if packages is None:
         look.unknown(HOST, "origin of GPU packages", why="dpkg-query does not answer")
         return
+    packages = {name: full for name, full in packages.items() if not name.startswith(TOOLKIT)}
     if not packages:
         return
     words = " ".join(["%s"] * len(packages))
