@@ -22,7 +22,7 @@ from deploy.steps import Wanted
 from tests.broken import said
 from tests.conformed import conformed
 from tests.factory import facts, solved
-from tests.reported import ask, changed, scene
+from tests.reported import ask, changed, host, scene
 from tests.settled import PROFILES, gpu
 from tests.test_checks import CHECKS
 
@@ -344,6 +344,20 @@ class TestVerification:
         assert not isinstance(look, str)
         assert (look.verdict, len(look.findings)) == ("degraded", 8)
         assert look.findings[0].expected == "on"
+
+    def test_the_container_toolkit_may_come_from_its_own_repository(self) -> None:
+        healthy = scene()
+        there = host(healthy)
+        for name in ("nvidia-container-toolkit", "libnvidia-container1"):
+            there.packages[name] = "1.18.2-1"
+            there.offers[name] = ("1.18.2-1", "https://nvidia.github.io/libnvidia-container")
+        look = ask(CHECKS["stack.origin"], healthy, there)
+        assert not isinstance(look, str)
+        assert look.verdict == "pass"
+        there.offers["libnvidia-ml1"] = (there.packages["libnvidia-ml1"], "file:/other")
+        look = ask(CHECKS["stack.origin"], healthy, there)
+        assert not isinstance(look, str)
+        assert look.verdict == "fail"
 
     def test_the_services_of_what_is_installed_are_expected(self) -> None:
         wish = wanted(dcgm="latest", container_toolkit="latest", mig=HALF)

@@ -10,7 +10,7 @@ import pytest
 
 from deploy import container_toolkit, fabric, rdma
 from deploy.apt import transaction
-from deploy.facts import NodeFacts, Package, Service
+from deploy.facts import NodeFacts, Package, PciDevice, Service
 from deploy.fleet.spec import NodeSpec
 from deploy.packages import difference
 from deploy.plan import HostPlan, plan_host
@@ -18,8 +18,8 @@ from deploy.rdma_facts import Peermem, Rdma, read_cdi, read_rdma
 from deploy.removal import ours
 from deploy.stack import Component, PackagePin
 from deploy.steps import Wanted
-from tests.conformed import conformed
-from tests.factory import KERNEL, facts, solved
+from tests.conformed import conform, conformed
+from tests.factory import KERNEL, facts, solve, solved
 
 NEW = "580.178.04"
 
@@ -384,3 +384,56 @@ def test_apt_may_not_touch_an_rdma_stack_that_is_there(
     assert said in done.stderr
     assert done.returncode == (1 if said else 0), done.stderr
     assert (tmp_path / "plan.did").exists() == (not said)
+
+
+def boards(device: str, count: int, arch: str) -> NodeFacts:
+    """A bare host with this many of one board, on the PCI bus without switches of their own."""
+    bare = facts("none")
+    assert bare.os is not None
+    found = tuple(
+        PciDevice(
+            slot=f"0000:{0x1A + 16 * index:02x}:00.0",
+            device=device,
+            pci_class="030200",
+            subsystem="10de:1999",
+            revision="a1",
+            driver="",
+        )
+        for index in range(count)
+    )
+    os = bare.os.model_copy(update={"arch": arch})
+    return bare.model_copy(update={"pci": found, "os": os})
+
+
+DRIVER_ONLY = {"torch": "none", "cuda": "none", "cudnn": "none", "nccl": "none"}
+
+
+class TestBoards:
+    """From the PCI bus to the plan, for boards that no simulated node has."""
+
+    def plans(self, host: NodeFacts, **rdma: Any) -> tuple[HostPlan, HostPlan]:
+        spec = NodeSpec(**DRIVER_ONLY)
+        solution = solve(spec, host)
+        assert solution.stack is not None, solution.blocked
+        wish = Wanted(host="h1", spec=spec, stack=solution.stack)
+        good = conform(wish, host).model_copy(update={"rdma": Rdma(**rdma)})
+        for name in ("infiniband-diags", "libibumad3"):
+            good = with_packages(good, **{name: "44.0-2"})
+        return plan_host(wish, host), plan_host(wish, good)
+
+    def test_hgx_b200(self) -> None:
+        bare, good = self.plans(boards("2901", 8, "x86_64"), loaded=("ib_umad",))
+        assert (titles(good), good.warnings) == ([], ())
+        layers = [step.layer for step in bare.steps]
+        assert layers.index("driver") < layers.index("fabric") < layers.index("persistence")
+        assert "ib_umad is loaded at every boot" in titles(bare)
+        assert any("infiniband-diags" in title for title in titles(bare))
+        assert "imex" not in layers
+
+    def test_gb200_tray(self) -> None:
+        bare, good = self.plans(boards("2941", 4, "aarch64"), imex_nodes=18)
+        assert titles(good) == ["nvidia-imex is enabled and runs"]
+        layers = [step.layer for step in bare.steps]
+        assert "fabric" not in layers
+        assert layers.count("imex") == 1
+        assert "names no tray" in bare.warnings[0]
