@@ -1,6 +1,7 @@
 """Captured vendor files against the catalogue: what is shown, what is entered, what is refused."""
 
 import json
+import os
 import shutil
 import tomllib
 from importlib.resources import files
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.catalog import captured
+from deploy.catalog import captured, load
 from deploy.catalog.__main__ import main
 from deploy.catalog.captured import CaptureError, read
 from deploy.catalog.load import FILES, assemble
+from deploy.catalog.refresh import compare
 
 DATA = Path(__file__).parent / "data" / "catalog"
 
@@ -162,9 +164,6 @@ def test_the_hardware_rules_are_compared_with_supported_gpus(tmp_path: Path) -> 
     file = tmp_path / "supported-gpus.json"
     file.write_text(json.dumps({"chips": chips}))
     [(_, said)] = read([file])
-    from deploy.catalog import load
-    from deploy.catalog.refresh import compare
-
     words = [one.words for one in compare(load(), said, "2026-11")]
     assert "last branch 590, volta has 580" in words[0]
     assert "the open flavour does not support it, hopper has open, closed" in words[1]
@@ -235,10 +234,22 @@ def test_a_file_without_end_is_not_read_to_its_end(
         read([huge])
 
 
-def test_an_unknown_release_and_build_are_for_people(tmp_path: Path) -> None:
-    from deploy.catalog import load
-    from deploy.catalog.refresh import compare
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(CaptureError) as error:
+        read([pipe, tmp_path])
+    assert error.value.faults == [f"{pipe}: no regular file", f"{tmp_path}: no regular file"]
 
+
+def test_the_matrix_is_asked_of_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("deploy.matrix.main", lambda argv: asked.append(argv) or 7)
+    assert main(["matrix", "--json"]) == 7
+    assert asked == [["--json"]]
+
+
+def test_an_unknown_release_and_build_are_for_people(tmp_path: Path) -> None:
     new, odd, old = tmp_path / "new", tmp_path / "odd", tmp_path / "old"
     new.write_text(WHEEL.replace("Version: 2.15.0", "Version: 2.16.0"))
     odd.write_text(WHEEL.replace("Version: 2.15.0", "Version: 2.15.0+cu999"))

@@ -86,6 +86,8 @@ def _told(detail: Any) -> str:
 
 
 def _said(path: Path) -> Said:
+    if path.exists() and not path.is_file():
+        raise ValueError("no regular file")
     with path.open("rb") as file:
         content = file.read(LIMIT + 1)
     if len(content) > LIMIT:
