@@ -22,7 +22,8 @@ from deploy.steps import Wanted
 from tests.broken import said
 from tests.conformed import conformed
 from tests.factory import facts, solved
-from tests.reported import ask, changed, host, scene
+from tests.reported import ask, changed, scene
+from tests.reported import host as healthy_host
 from tests.settled import PROFILES, gpu
 from tests.test_checks import CHECKS
 
@@ -347,7 +348,7 @@ class TestVerification:
 
     def test_the_container_toolkit_may_come_from_its_own_repository(self) -> None:
         healthy = scene()
-        there = host(healthy)
+        there = healthy_host(healthy)
         for name in ("nvidia-container-toolkit", "libnvidia-container1"):
             there.packages[name] = "1.18.2-1"
             there.offers[name] = ("1.18.2-1", "https://nvidia.github.io/libnvidia-container")
