@@ -222,7 +222,7 @@ RICH = (CASE, Case("ubuntu2404", "x86_64", "open"))
 LINES = {case: probe_text(rich(case), NONCE).split("\n") for case in RICH}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_damaged_answer_is_refused_or_says_what_is_unknown(data: st.DataObject) -> None:
     case = data.draw(st.sampled_from(sorted(LINES, key=str)))

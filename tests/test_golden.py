@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from deploy.packages import locked
 from deploy.plan import plan_host
 from deploy.probe import parse
 from tests.golden import compare
-from tests.golden.cases import stack, wanted
+from tests.golden.cases import cases, stack, wanted
 from tests.golden.compare import Host
 from tests.golden.play import NONCE
 from tests.golden.scripts import parts
@@ -118,9 +122,29 @@ def test_only_locked_versions_are_installed(play: Play) -> None:
     assert seen > 500
 
 
+def test_the_lock_of_all_of_them_is_the_same_bytes_wherever_it_is_made(tmp_path: Path) -> None:
+    """In another order, and in another process with other hashes of strings."""
+    here = compare.lock_bytes(tmp_path, list(cases()))
+    assert compare.lock_bytes(tmp_path, list(reversed(cases()))) == here
+    code = (
+        "import pathlib, sys; from tests.golden.cases import cases; "
+        "from tests.golden.compare import lock_bytes; "
+        "sys.stdout.buffer.write(lock_bytes(pathlib.Path(sys.argv[1]), cases()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == here
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_the_scripted_answer_says_what_the_facts_say(state: str) -> None:
-    for host in compare.hosts():
+def test_the_scripted_answer_says_what_the_facts_say(state: str, play: Play) -> None:
+    for host in play[0]:
         if host.state == state:
             text = probe_text(host.facts, NONCE)
             read = parse(host.name, NONCE, text)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.facts import NodeFacts
-from deploy.fleet.inventory import read_inventory
+from deploy.fleet.inventory import Fleet, read_inventory
+from deploy.fleet.inventory import Host as InventoryHost
+from deploy.fleet.spec import NodeSpec
 from deploy.lock import lock_path, write_lock
 from deploy.locking import new_lock
 from tests.golden.cases import SPEC, Case, cases, solved, stack, unsolved
@@ -76,6 +78,15 @@ def played(fleet: list[Host]) -> dict[str, Any]:
         hosts: dict[str, Any] = found["hosts"]
         assert all(one["plan"] for one in hosts.values()), said
         return hosts
+
+
+def lock_bytes(folder: Path, listed: list[Case]) -> bytes:
+    """The lock of one host of each case, as `gpufleet lock` writes it."""
+    made = {case.name: InventoryHost(case.name, (), NodeSpec(**SPEC), {}) for case in listed}
+    lock = new_lock(Fleet("golden", None, made), {case.name: solved(case) for case in listed})
+    path = folder / "golden.lock"
+    write_lock(path, lock)
+    return path.read_bytes()
 
 
 def drawn() -> dict[str, str]:
