@@ -350,6 +350,7 @@ def test_what_floats_moves_only_when_asked(whole: EnvironmentWish, index: Index)
     }
 
 
+@pytest.mark.long
 def test_another_torch_moves_what_it_must(
     whole: EnvironmentWish, index: Index, torch_index: Index
 ) -> None:
@@ -367,6 +368,7 @@ def test_another_torch_moves_what_it_must(
     }
 
 
+@pytest.mark.long
 def test_venv_needs_no_uv_and_has_an_id_of_its_own(whole: EnvironmentWish) -> None:
     made_by_uv = resolve(whole)
     made_by_venv = resolve(dataclasses.replace(whole, kind="venv"))
@@ -411,7 +413,7 @@ def downloads(folder: Path, **changes: Any) -> dict[str, Any]:
             "minor": 12,
             "patch": patch,
             "prerelease": "",
-            "url": f"http://mirror.example/{key}.tar.gz",
+            "url": f"http://127.0.0.1:9/{key}.tar.gz",
             "sha256": f"{patch:064d}",
             "variant": None,
             "build": "20261110",
@@ -446,7 +448,7 @@ def test_the_newest_patch_of_a_sites_list_is_locked_by_hash(
     assert python.sha256 == f"{11:064d}"
     given = json.loads(download_list(python))
     assert given == {python.key: {**entries[python.key], "build": None}}
-    downloads(index.folder, url="http://mirror.example/another.tar.gz")
+    downloads(index.folder, url="http://127.0.0.1:9/another.tar.gz")
     assert resolve(brought, found) == found
     moved = resolve(brought, found.model_copy(update={"managed_python": None}))
     assert moved.id != found.id
@@ -454,7 +456,11 @@ def test_the_newest_patch_of_a_sites_list_is_locked_by_hash(
     assert folder_of(moved.managed_python) != folder_of(python)
 
 
-def test_uvs_own_list_pins_by_uvs_own_hash(brought: EnvironmentWish) -> None:
+@pytest.mark.long
+def test_uvs_own_list_pins_by_uvs_own_hash(
+    brought: EnvironmentWish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_asked_size", lambda wheel: 0)  # its address is far away
     python = resolve(dataclasses.replace(brought, python_downloads="")).managed_python
     assert python is not None
     assert python.version.startswith("3.12.")
@@ -467,8 +473,8 @@ def test_uvs_own_list_pins_by_uvs_own_hash(brought: EnvironmentWish) -> None:
     ("change", "said"),
     [
         ({"sha256": None}, "has no sha256 for cpython-3.12.11-linux-x86_64-gnu"),
-        ({"url": "http://me:hunter2@mirror.example/a.tar.gz"}, "holds credentials"),
-        ({"url": "ftp://mirror.example/$(id)"}, "an address"),
+        ({"url": "http://me:hunter2@127.0.0.1:9/a.tar.gz"}, "holds credentials"),
+        ({"url": "ftp://127.0.0.1:9/$(id)"}, "an address"),
         ({"minor": 13}, "has no build of Python 3.12"),
         ({"arch": "x86_64"}, "is not understood"),
     ],

@@ -1,5 +1,6 @@
-"""A small build of Python in the form that uv installs, from a node's own interpreter, and a site's
-list of downloads that names it. Served by the simulated vendor's web server."""
+"""A small build of Python in the form that uv installs, from a node's own interpreter; a site's list
+of downloads that names it, and its page of tiny wheels. The simulated vendor's server serves them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from tests.fleet.live import LiveFleet
 from tests.fleet.served import served
+from tests.sim.vendor.wheelhouse import write
+from tests.sim.vendor.wheels import Wheel
 
 VERSION = "3.11.2"
 """Of Debian 12, of which the nodes are."""
@@ -55,6 +58,16 @@ class Site:
         name = f"list-{sha256[:4] or 'true'}.json"
         (self.folder / name).write_text(json.dumps({KEY: entry}))
         return f"{self.url}/{name}"
+
+    def publish(self, name: str, version: str) -> str:
+        """Put a wheel beside those on the site's page of wheels; the page's address."""
+        wheel = Wheel(name, version, (), tag="py3-none-any", texts={f"{name}.py": ""})
+        write(wheel, {}, self.folder)
+        links = "".join(f'<a href="{one.name}">{one.name}</a>' for one in self.folder.glob("*.whl"))
+        (self.folder / "wheels.html").write_text(
+            f"<!DOCTYPE html><html><body>{links}</body></html>"
+        )
+        return f"{self.url}/wheels.html"
 
 
 @contextmanager

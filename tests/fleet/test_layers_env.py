@@ -394,11 +394,15 @@ class TestOtherKinds:
 
     def test_a_python_that_the_distribution_lacks_is_brought(self, torch: Node, site: Site) -> None:
         before = current(torch)
-        wish = torch.want(**TORCH, python="3.11", python_downloads=site.offer())
+        more = {"extras": ["tiny"], "find_links": [site.publish("tiny", "1.0")]}
+        wish = torch.want(**TORCH, **more, python="3.11", python_downloads=site.offer())
+        site.publish("tiny", "1.1")  # after it was locked
         assert wish.stack.environment is not None
         assert wish.stack.environment.managed_python is not None
         torch.converge()
         assert current(torch) != before
+        mine = next(one for one in torch.facts().environments or () if one.current)
+        assert mine.wheels["tiny"] == "1.0"
         (build,) = torch.facts().pythons or ()
         said = torch.root(f"{TestEnvironment.PYTHON} -c 'import sys; print(sys.base_prefix)'")
         assert said.strip().startswith(f"/opt/gpufleet/python/{build.name}/")
