@@ -331,6 +331,28 @@ def test_when_the_hosts_own_sources_are_asked(
     assert where.own is own
 
 
+@pytest.mark.parametrize(
+    ("distribution", "url", "rule"),
+    [
+        ("debian13", "http://mirror/cuda/repos/debian12/x86_64", "vendor-repository"),
+        ("rhel9", "http://mirror/cuda/repos/rhel8/x86_64", "vendor-repository"),
+        ("rhel10", "http://mirror/cuda/repos/rhel10/x86_64", "vendor-key"),
+    ],
+)
+def test_a_repository_that_cannot_be_this_hosts(distribution: str, url: str, rule: str) -> None:
+    refused = blocked(host(distribution, H100), vendor_repository=url)
+    assert refused.rule == rule
+    cpu = answer(host(distribution), vendor_repository=url)
+    assert cpu.stack, cpu.blocked
+    named = place(
+        NodeSpec(vendor_repository="http://mirror/nvidia", vendor_key_fingerprint=KEY),
+        host(distribution, H100),
+        load(),
+    )
+    assert named
+    assert (named.url, named.key_fingerprint) == ("http://mirror/nvidia", KEY)
+
+
 # ---- kernels
 
 

@@ -142,7 +142,7 @@ def situation(spec: NodeSpec, facts: NodeFacts, catalogue: Catalogue) -> Situati
     refuse_machine(gpus, facts.os.arch)
     if spec.driver != NONE:
         _ours(facts.foreign)
-    _keyed(spec, gpus, row, catalogue)
+    _repository(spec, gpus, row, catalogue)
     if gpus:
         _known(facts, NEEDED_WITH_GPUS)
     installed = {
@@ -178,20 +178,35 @@ def asks_vendor(spec: NodeSpec, gpus: tuple[Gpu, ...]) -> bool:
     return any(part not in (None, NONE) for part in wished)
 
 
-def _keyed(spec: NodeSpec, gpus: tuple[Gpu, ...], row: Distribution, catalogue: Catalogue) -> None:
-    key = catalogue.key_of(row.name)
-    if key.fingerprint or spec.vendor_key_fingerprint or not asks_vendor(spec, gpus):
+def _repository(
+    spec: NodeSpec, gpus: tuple[Gpu, ...], row: Distribution, catalogue: Catalogue
+) -> None:
+    """Raises Refused where the vendor's repository could not be trusted, or is another system's."""
+    if not asks_vendor(spec, gpus):
         return
-    raise Refused(
-        "vendor-key",
-        f"the fingerprint of the key {key.file} that signs the vendor's repository for "
-        f"{row.title} is not in the catalogue: no source for it was found",
-        source=catalogue.source("distributions", key.source),
-        unblock=(
-            f"read it where you trust it (gpg --show-keys {key.file}), then "
-            'vendor_key_fingerprint = "..."',
-        ),
-    )
+    key = catalogue.key_of(row.name)
+    if not key.fingerprint and not spec.vendor_key_fingerprint:
+        raise Refused(
+            "vendor-key",
+            f"the fingerprint of the key {key.file} that signs the vendor's repository for "
+            f"{row.title} is not in the catalogue: no source for it was found",
+            source=catalogue.source("distributions", key.source),
+            unblock=(
+                f"read it where you trust it (gpg --show-keys {key.file}), then "
+                'vendor_key_fingerprint = "..."',
+            ),
+        )
+    path = (spec.vendor_repository or "").split("/")
+    others = [other for other in catalogue.distributions if other.name in path]
+    if others and row not in others:
+        raise Refused(
+            "vendor-repository",
+            f"{spec.vendor_repository} is the vendor's repository for {others[0].title}, the host "
+            f"is {row.title}: packages of one do not run on the other, and Debian 13 refuses the "
+            "signatures of Debian 12's (SHA-1)",
+            source=catalogue.source("distributions", row.source),
+            unblock=(f"vendor_repository: the mirror of {row.name}",),
+        )
 
 
 def _why(facts: NodeFacts, part: str) -> str:
