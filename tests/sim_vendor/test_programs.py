@@ -276,6 +276,45 @@ def test_nvidia_smi_fails_as_the_real_one(smi, new_host, unpack) -> None:
     assert done.returncode == 12
 
 
+def test_nvidia_smi_sets_what_a_board_can_have(smi, new_host) -> None:
+    host = new_host("hgx-h100").load()
+
+    def asked(fields: str) -> str:
+        return smi(host, "-i", "1", f"--query-gpu={fields}", "--format=csv,noheader").stdout.strip()
+
+    refused = smi(host, "-i", "1", "-pl", "701")
+    assert (refused.returncode, "between 200.00 W and 700.00 W" in refused.stdout) == (2, True)
+    assert smi(host, "-i", "1", "-pl", "500").returncode == 0
+    assert asked("power.limit,power.min_limit,power.max_limit") == "500.00 W, 200.00 W, 700.00 W"
+    host.write("var/lib/sim/inforom/1-ecc", 1)
+    assert smi(host, "-i", "1", "-e", "0").returncode == 0
+    assert asked("ecc.mode.current,ecc.mode.pending") == "Enabled, Disabled"
+    assert host.read("var/lib/sim/inforom/1-ecc") == "0"
+    assert smi(new_host("l40s").load(), "-mig", "1").returncode == 3
+
+
+def test_nvidia_smi_cuts_a_gpu_and_makes_it_whole(smi, new_host) -> None:
+    host = new_host("hgx-h100").load()
+
+    def mig(*words: str) -> tuple[int, str]:
+        done = smi(host, "mig", "-i", "0", *words)
+        return done.returncode, done.stdout
+
+    assert mig("-lgi") == (6, "No MIG-enabled devices found.\n")
+    assert smi(host, "-i", "0", "-mig", "1").returncode == 0
+    assert mig("-lgi") == (6, "No GPU instances found: Not Found\n")
+    assert mig("-cgi", "5g.40gb", "-C")[0] == 2
+    assert mig("-cgi", "3g.40gb,3g.40gb", "-C")[0] == 0
+    assert mig("-cgi", "1g.10gb", "-C")[0] == 19
+    assert mig("-lgi")[1].count("MIG 3g.40gb ") == 2
+    assert smi(host, "-L").stdout.count("  MIG 3g.40gb     Device") == 2
+    assert mig("-dgi")[0] == 19
+    assert (mig("-dci")[0], mig("-dgi")[0], mig("-dgi")[0]) == (0, 0, 6)
+    assert mig("-frobnicate")[0] == 2
+    assert smi(host, "-i", "0", "-mig", "0").returncode == 0
+    assert "MIG" not in smi(host, "-L").stdout
+
+
 # ---- the CUDA driver library
 
 

