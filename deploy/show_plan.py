@@ -1,12 +1,12 @@
 """A plan for people: a summary line, then hosts with equal plans together. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploy.fleet.names import fold
 from deploy.fleet.runs import printable
 from deploy.plan import HostPlan, Verdict
-from deploy.stack import Blocked, Solution
+from deploy.stack import Blocked, Solution, Stack
 
 Line = tuple[str, str]
 """Style (a rich style, "" for none) and text."""
@@ -37,6 +37,8 @@ class View:
     unreachable: Mapping[str, str]
     notes: Mapping[str, tuple[str, ...]]
     """Host -> what is worth saying beside its plan."""
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """Host -> its whole stack in one line."""
 
 
 def counts(view: View) -> dict[str, int]:
@@ -87,9 +89,26 @@ def render(view: View) -> list[Line]:
     return [*lines, ("", ""), ("bold", f"next: {_next(view, figures)}")]
 
 
+def in_one_line(stack: Stack) -> str:
+    """What a host gets, the answer to "which CUDA do I choose?" in it."""
+    driver, environment = stack.driver, stack.environment
+    parts = [f"driver {driver.version} ({driver.flavour})"] if driver else []
+    names = {"cuda": "CUDA toolkit", "cudnn": "cuDNN", "nccl": "NCCL", "dcgm": "DCGM"}
+    names |= {"container_toolkit": "container toolkit"}
+    tied = ("fabric", "imex")  # always at the driver's version
+    parts += [f"{names[key]} {part.version}" for key, part in stack.components if key not in tied]
+    if environment:
+        whose = " of uv" if environment.managed_python else ""
+        parts += [f"torch {environment.torch}+{environment.build}"]
+        parts += [f"Python {environment.python}{whose}"]
+    return ", ".join(parts) or "nothing is managed"
+
+
 def explain(solution: Solution, plan: HostPlan, today: Solution | None = None) -> list[Line]:
     """The chain of reasons for one host. `today` is what solving gives now, beside a lock."""
     lines: list[Line] = [("bold", solution.host)]
+    if solution.stack is not None:
+        lines.append(("cyan", f"  {printable(in_one_line(solution.stack))}"))
     told = solution
     if today is not None and solution.stack is not None:
         locked = f"  the lock says stack {solution.stack.id}"
@@ -137,7 +156,8 @@ def _groups(view: View, kind: str) -> Iterable[tuple[list[str], HostPlan | None,
         return alike.values()
     for name, plan in view.plans.items():
         if plan.verdict == kind:
-            key = (_likeness(plan), () if kind == "keep" else view.notes.get(name, ()))
+            notes = () if kind == "keep" else view.notes.get(name, ())
+            key = (_likeness(plan), notes, view.chosen.get(name, ""))
             alike.setdefault(key, ([], plan, ""))[0].append(name)
     return sorted(alike.values(), key=lambda group: (-len(group[0]), group[0]))
 
@@ -166,6 +186,8 @@ def _group(
         return [*lines, ("", f"  {printable(message.removeprefix(f'{names[0]}: '))}")]
     if plan.blocked is not None:
         return lines + _blocked(plan.blocked)
+    if names[0] in view.chosen:
+        lines.append(("cyan", f"  {printable(view.chosen[names[0]])}"))
     if kind == "busy":
         more = len(plan.busy) - SHOWN_USERS
         rest = f" and {more} more" if more > 0 else ""

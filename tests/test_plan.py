@@ -8,10 +8,12 @@ import pytest
 
 from deploy.commands.plan import document, exit_code
 from deploy.facts import Disk, GpuUser, InstalledModule, Kernel, Modules, SlurmJob
+from deploy.fleet.spec import NodeSpec
 from deploy.plan import HostPlan, plan_host, reboot_due, users
-from deploy.show_plan import View, counts, explain, render, size
+from deploy.show_plan import View, counts, explain, in_one_line, render, size
 from deploy.stack import Blocked, Reason, Solution
 from deploy.steps import Reboot, Step, Wanted
+from tests import factory
 from tests.conformed import conformed
 from tests.factory import KERNEL, facts
 from tests.test_layers import NEW, OLD, at_version, wanted
@@ -265,6 +267,30 @@ class TestShown:
             reboot=Reboot(why=evil, expected=True),
         )
         assert "\x1b" not in text(view({"h1": plan}, unreachable={"h2": evil}))
+
+    @pytest.mark.parametrize(
+        ("hardware", "line"),
+        [
+            ("hgx-h100", "driver 580.178.04 (open), CUDA toolkit 13.0, cuDNN 9.26.0.51, "
+             "NCCL 2.30.7, torch 2.15.0+cu132, Python 3.11"),
+            ("v100", "driver 580.178.04 (closed), CUDA toolkit 12.9, cuDNN 9.10.2.21, "
+             "NCCL 2.29.3, torch 2.14.1+cu126, Python 3.11"),
+            ("none", "torch 2.15.0+cpu, Python 3.11"),
+        ],
+    )  # fmt: skip
+    def test_one_line_says_which_cuda(self, hardware: str, line: str) -> None:
+        answer = factory.solve(NodeSpec(), facts(hardware))
+        assert answer.stack is not None
+        assert in_one_line(answer.stack) == line
+        plans = {"h1": HostPlan(host="h1", steps=(step(),)), "h2": HostPlan(host="h2")}
+        assert text(view(plans, chosen={"h1": line})).count(f"\n  {line}\n") == 1
+        assert line in str(explain(answer, plans["h1"]))
+
+    def test_hosts_that_keep_different_stacks_stand_apart(self) -> None:
+        plans = {name: HostPlan(host=name) for name in ("h1", "h2", "h3")}
+        shown = text(view(plans, chosen={"h1": "driver 1", "h2": "driver 1", "h3": "driver 2"}))
+        assert "keep    h[1-2] (2)\n  driver 1\n" in shown
+        assert "keep    h3\n  driver 2\n" in shown
 
     def test_explains_a_choice_with_its_source(self) -> None:
         reason = Reason(part="driver", choice="580.178.04", because="LTS", source="row 580")

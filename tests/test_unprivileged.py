@@ -116,7 +116,7 @@ def test_the_driver_counts_as_it_is_found() -> None:
 
 
 def test_no_suggestion_names_what_needs_root() -> None:
-    here = driven("l40s", "470.256.02", "closed", root=False)
+    here = driven("l40s", "440.118.02", "closed", root=False)
     refused = factory.solve(spec(), here).blocked
     assert refused is not None
     assert not any(way.startswith(("driver =", "leave driver")) for way in refused.unblock)

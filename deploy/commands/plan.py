@@ -17,7 +17,7 @@ from deploy.gone import without_gone
 from deploy.lock import lock_path, read_lock
 from deploy.locking import answers, solve_fleet
 from deploy.plan import HostPlan, plan_host
-from deploy.show_plan import Line, View, counts, explain, render
+from deploy.show_plan import Line, View, counts, explain, in_one_line, render
 from deploy.stack import Solution
 from deploy.steps import Wanted
 from deploy.survey import Survey, survey
@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         plans=plans,
         unreachable={n: why for n, why in found.unreachable.items() if n in fleet.hosts},
         notes={name: _notes(solution) for name, solution in solutions.items()},
+        chosen={name: in_one_line(one.stack) for name, one in solutions.items() if one.stack},
     )
     code = exit_code(view, check=arguments.check)
     if arguments.explain in plans:

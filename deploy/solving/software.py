@@ -40,7 +40,7 @@ def choose_software(ground: Ground) -> Software:
         except Refused as reason:
             refused.append(reason)
             continue
-        chosen = why_torch(ground, release, build, asked)
+        chosen = why_torch(ground, release, build, asked, refused[0] if refused else None)
         if asked != CPU:
             warnings = [*default_index_trap(release, build), *warnings]
         warnings += unknown(spec.extras, release)

@@ -25,9 +25,12 @@ def choose_toolkit(
         because, source = "the inventory asks for it", "inventory key cuda"
     else:
         release = _default_toolkit(ground, build, had)
-        because = f"newest offered that driver {ground.driver or '(unknown)'} runs" + (
-            f", of the same CUDA major as torch's {build.build}" if build else ""
-        )
+        because = f"newest toolkit offered that driver {ground.driver or '(unknown)'} runs"
+        if build:
+            because += (
+                f", of the same CUDA major as torch's {build.build}; torch itself brings the "
+                f"libraries of CUDA {build.cuda} and needs no toolkit"
+            )
         source = catalogue.source("cuda", catalogue.cuda_release[release].source)
     component = packaged(ground, "cuda", release, release, {})
     row = catalogue.cuda_release.get(release)

@@ -97,8 +97,15 @@ def default_index_trap(release: TorchRelease, build: TorchBuild) -> Iterator[str
         )
 
 
-def why_torch(ground: Ground, release: TorchRelease, build: TorchBuild, asked: str) -> Reason:
-    """Why this torch was taken, what the hardware alone would have chosen included."""
+def why_torch(
+    ground: Ground,
+    release: TorchRelease,
+    build: TorchBuild,
+    asked: str,
+    passed: Refused | None,
+) -> Reason:
+    """Why this torch was taken, what the hardware alone would have chosen included. `passed`: why
+    the first candidate before it was not."""
     spec = ground.spec
     by_name = [
         f"{key} = {value}"
@@ -110,6 +117,7 @@ def why_torch(ground: Ground, release: TorchRelease, build: TorchBuild, asked: s
     else:
         because = f"newest release with a build for {ground.seen.boards}"
         because += f" and driver {ground.driver}" if ground.driver else ""
+        because += f" ({passed.reason})" if passed else ""
     if asked == CPU:
         because += f"; the hardware alone would have chosen {build.build}"
     return Reason(
