@@ -13,9 +13,10 @@ from deploy.solving.lifecycle import lifecycle
 from deploy.solving.offers import Available, Unavailable, Unsatisfied, demand, pins
 from deploy.solving.origins import WORDS, origins, refuse_mixed
 from deploy.solving.parts import Chosen
-from deploy.solving.refusal import Refused, listed
+from deploy.solving.refusal import Refused
 from deploy.solving.situation import Situation
 from deploy.solving.standing import kept, stays
+from deploy.solving.why import why_flavour, why_origin, why_prebuilt, why_version
 from deploy.stack import Driver, Origin, Packages, Reason
 
 __all__ = ["choose_driver", "newest_of_branches"]
@@ -72,8 +73,8 @@ def _fresh(
         except Refused as why:
             refused.append((origin, why))
             continue
-        why_origin = _why_origin(spec, seen, catalogue, origin, refused)
-        return replace(chosen, reasons=(*why_origin, *chosen.reasons))
+        whose = why_origin(spec, seen, catalogue, origin, refused)
+        return replace(chosen, reasons=(*whose, *chosen.reasons))
     first = refused[0][1]
     for other in seen.row(catalogue).origins if spec.origin == "auto" else ():
         if other not in possible:
@@ -168,9 +169,9 @@ def _told(
     assert driver is not None
     names = seen.names(catalogue, driver.version, driver.origin)
     reasons = (
-        _why_version(spec, catalogue, driver.version, tier.kind, passed),
-        _why_flavour(spec, seen, catalogue, flavour),
-        *((_why_prebuilt(names.prebuilt(flavour), catalogue, names.source),)
+        why_version(spec, catalogue, driver.version, tier.kind, passed),
+        why_flavour(spec, seen, catalogue, flavour),
+        *((why_prebuilt(names.prebuilt(flavour), catalogue, names.source),)
           if driver.prebuilt else ()),
         *chosen.reasons,
     )  # fmt: skip
@@ -243,62 +244,3 @@ def _nothing(
         source="what the package sources offer",
         unblock=tuple(f'driver = "{version}"' for version in had[:3]),
     )
-
-
-def _why_version(
-    spec: NodeSpec, catalogue: Catalogue, version: str, kind: str, passed: list[str]
-) -> Reason:
-    row = catalogue.branch.get(numbers(version)[0])
-    if spec.driver:
-        because, source = f"the inventory asks for {spec.driver}", "inventory key driver"
-    else:
-        because = f"newest {kind} driver offered that fits this host".replace("  ", " ")
-        if passed:
-            because += f"; no {listed(passed)} driver is to be had here"
-        source = catalogue.source("drivers", row.source) if row else f"policy {spec.policy}"
-    return Reason(part="driver", choice=version, because=because, source=source)
-
-
-def _why_flavour(spec: NodeSpec, seen: Situation, catalogue: Catalogue, flavour: Flavour) -> Reason:
-    kinds = seen.kinds(catalogue)
-    if spec.driver_modules:
-        because, source = "the inventory says so", "inventory key driver_modules"
-    else:
-        because = f"{seen.boards}: {listed([kind.name for kind in kinds])}"
-        source = catalogue.source("gpus", kinds[0].source)
-    return Reason(part="modules", choice=flavour, because=because, source=source)
-
-
-def _why_prebuilt(template: str, catalogue: Catalogue, source: str) -> Reason:
-    return Reason(
-        part="modules",
-        choice=template,
-        because="the distribution builds and signs these modules for each of its kernels, so the "
-        "firmware accepts them with Secure Boot and nothing is built on the host",
-        source=catalogue.source("packages", source),
-    )
-
-
-def _why_origin(
-    spec: NodeSpec,
-    seen: Situation,
-    catalogue: Catalogue,
-    origin: Origin,
-    refused: list[tuple[Origin, Refused]],
-) -> tuple[Reason, ...]:
-    """Why this origin, where there is more than one."""
-    row = seen.row(catalogue)
-    if len(row.origins) < 2:
-        return ()
-    if spec.origin != "auto":
-        because, source = "the inventory says so", "inventory key origin"
-    elif refused:
-        other, why = refused[0]
-        because, source = f"{WORDS[other]} packages cannot: {why.reason}", why.source
-    elif origin == "vendor":
-        because = "the vendor's are taken unless only the distribution's can work"
-        source = "inventory key origin (auto)"
-    else:
-        because = "the driver that stands is the distribution's, and origins are not mixed"
-        source = "research: provisioning 2.6"
-    return (Reason(part="origin", choice=origin, because=because, source=source),)
