@@ -145,3 +145,58 @@ def test_builds_hold_code_for(
 def test_arm_wheels_of_the_default_index_have_cuda_from_2_11_on() -> None:
     for row in load().torch:
         assert ("aarch64" in row.cpu_wheel) == (numbers(row.version) < (2, 11)), row.version
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "V100",
+        "T4",
+        "A100",
+        "A800",
+        "A30",
+        "A40",
+        "A10",
+        "A16",
+        "A2",
+        "L4",
+        "L40",
+        "L40S",
+        "L20",
+        "L2",
+        "H100",
+        "H200",
+        "H800",
+        "H20",
+        "GH200",
+        "B200",
+        "B300",
+        "GB200",
+        "GB300",
+        "T4G",
+        "A10G",
+        "GB10",
+    ],
+)
+def test_the_part_is_known(name: str) -> None:
+    assert any(name in row.name.replace("/", " ").split() for row in load().gpus)
+
+
+@pytest.mark.parametrize(
+    ("family", "architecture", "least"),
+    [
+        ("GeForce RTX 20", "turing", 8),
+        ("Quadro RTX", "turing", 5),
+        ("GeForce RTX 30", "ampere", 15),
+        ("RTX A", "ampere", 10),
+        ("GeForce RTX 40", "ada", 10),
+        ("Ada Generation", "ada", 6),
+        ("GeForce RTX 50", "blackwell", 10),
+        ("RTX PRO", "blackwell", 10),
+    ],
+)
+def test_the_family_of_workstation_parts_is_known(
+    family: str, architecture: str, least: int
+) -> None:
+    found = [row for row in load().gpus if family in row.name and row.architecture == architecture]
+    assert len(found) >= least

@@ -150,17 +150,21 @@ def _branches(table: dict[str, _Branch]) -> Iterator[BranchSaid]:
 
 
 def _chips(rows: list[_Chip]) -> Iterator[ChipSaid]:
-    """One per device: the file has a row per board, and boards of one device agree."""
+    """One per device: the file has a row per board. Boards of one chip share their last branch;
+    the open flavour counts when any of them has it, some lists name it for servers only."""
     found: dict[str, ChipSaid] = {}
     for row in rows:
         device = row.devid[2:].lower()
         legacy = int(row.legacybranch[:-3]) if row.legacybranch else None
-        one = ChipSaid(
-            device=device, name=row.name, legacy=legacy, open="kernelopen" in row.features
-        )
-        known = found.setdefault(device, one)
-        if (known.legacy, known.open) != (one.legacy, one.open):
+        known = found.get(device)
+        if known and known.legacy != legacy:
             raise ValueError(f"device {device}: {known.name} and {row.name} contradict each other")
+        found[device] = ChipSaid(
+            device=device,
+            name=known.name if known else row.name,
+            legacy=legacy,
+            open="kernelopen" in row.features or bool(known and known.open),
+        )
     yield from found.values()
 
 
