@@ -5,7 +5,9 @@ A stack names every version; it is what the lock holds and what the plan compare
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from deploy.facts import Flavour
 from deploy.fleet.model import Model
@@ -50,9 +52,9 @@ class Driver(Model):
     packages: Packages
     """The driver's whole set at full versions, persistence daemon included."""
     origin: Origin = "vendor"
-    stream: str = ""
+    stream: Annotated[str, Field(pattern=r"^([a-z0-9\-]+:[a-z0-9.\-]+)?$")] = ""
     """dnf module stream that must be enabled, as nvidia-driver:580-open; "" for none."""
-    prebuilt: str = ""
+    prebuilt: Annotated[str, Field(pattern=r"^([a-z0-9.+\-]|\{kernel\})*$")] = ""
     """Template of the distribution's package of signed modules for one kernel release, as
     linux-modules-nvidia-580-server-open-{kernel}; "" when DKMS builds them on the host."""
 
@@ -70,13 +72,13 @@ class Component(Model):
 class ManagedPython(Model):
     """A Python that uv puts below the prefix, where the distribution's own is too old."""
 
-    version: str
+    version: Annotated[str, Field(pattern=r"^3\.\d{1,2}\.\d{1,3}$")]
     """As 3.12.12."""
-    key: str
+    key: Annotated[str, Field(pattern=r"^cpython-3\.\d{1,2}\.\d{1,3}-linux-[a-z0-9_]+-gnu$")]
     """uv's name of the build, as cpython-3.12.12-linux-x86_64-gnu."""
-    url: str
+    url: Annotated[str, Field(pattern=r"^(https?|file)://[A-Za-z0-9:/._~%+\-\[\]]+$")]
     """Where the build is, as uv's own list (of the locked uv) or the site's names it."""
-    sha256: str = ""
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of the build's archive; "" when uv's own list (of the locked uv) pins it."""
 
 

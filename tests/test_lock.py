@@ -21,7 +21,7 @@ from deploy.lock import (
     write_lock,
 )
 from deploy.stack import Stack
-from tests.factory import solved
+from tests.factory import environment, solved
 
 
 def lock_of(**hosts: Stack) -> Lock:
@@ -128,6 +128,21 @@ def another_key(content: dict[str, Any]) -> None:
             host["stack"] = moved if host["stack"] == name else host["stack"]
 
 
+PYTHON = {
+    "version": "3.12.11",
+    "key": "cpython-3.12.11-linux-x86_64-gnu",
+    "url": "https://mirror.example/python.tar.gz",
+    "sha256": "0" * 64,
+}
+
+
+def managed(**changes: str) -> Damage:
+    """An environment with this Python put into a stack."""
+    plain = environment().model_dump(mode="json")
+    python = {**PYTHON, **changes}
+    return sealed(lambda lock: first(lock).update(environment={**plain, "managed_python": python}))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -149,6 +164,16 @@ def another_key(content: dict[str, Any]) -> None:
         (sealed(lambda lock: first(lock).update(arch="aarch64")), "its content has the id"),
         (sealed(lambda lock: lock["hosts"]["h100"].update(stack="0")), "names stack 0"),
         (sealed(another_key), "wanted "),
+        (managed(), "its content has the id"),  # nothing else is wrong with it
+        (managed(key="../../../etc"), "managed_python.key"),
+        (managed(version="3.12; id"), "managed_python.version"),
+        (managed(url="https://me:hunter2@mirror.example/a"), "managed_python.url"),
+        (managed(sha256="0" * 63), "managed_python.sha256"),
+        (sealed(lambda lock: first(lock)["driver"].update(stream="a:b c")), "driver.stream"),
+        (sealed(lambda lock: first(lock)["driver"].update(prebuilt="$(id)")), "driver.prebuilt"),
+        (sealed(lambda lock: first(lock)["driver"].update(origin="mine")), "driver.origin"),
+        (sealed(lambda lock: first(lock).update(packaging="rpm")), "packaging"),
+        (sealed(lambda lock: first(lock).update(dcgm={"version": 4})), "dcgm.version"),
     ],
 )
 def test_a_lock_that_cannot_be_trusted_is_refused(path: Path, damage: Damage, said: str) -> None:

@@ -1,5 +1,5 @@
-"""A small build of Python in the form that uv installs, from a node's own interpreter; a site's list
-of downloads that names it, and its page of tiny wheels. The simulated vendor's server serves them.
+"""A small build of Python in the form that uv installs, from a node's own interpreter; a site's
+list of downloads that names it, and its page of tiny wheels.
 """
 
 from __future__ import annotations
