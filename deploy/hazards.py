@@ -38,7 +38,7 @@ def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
         *(apt_hazards.warnings(wanted, facts) if apt else _dnf(wanted, facts, pins)),
         *_holds(wanted, facts, pins),
         *_inert_pinning(wanted, facts),
-        *_automatic(facts, pins),
+        *_automatic(wanted, facts, pins),
         *_mixed(wanted, facts),
         *_cdi(wanted, facts),
     ]
@@ -104,10 +104,13 @@ def _inert_pinning(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
             )
 
 
-def _automatic(facts: NodeFacts, pins: Packages) -> Iterator[str]:
-    """Pins and locks of ours keep what is in the lock; nothing keeps the rest."""
+def _automatic(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:
+    """Pins and locks of ours keep what is in the lock. The rest is kept by the blacklist that the
+    operating-system layer writes for apt; without root, and with dnf, by nothing."""
     upgrades = facts.auto_upgrades
     if upgrades is None or not upgrades.enabled:
+        return
+    if wanted.stack.packaging == "apt" and wanted.spec.privileged:
         return
     loose = [
         name
@@ -135,8 +138,8 @@ def _blacklisted(name: str, pattern: str) -> bool:
 
 def _mixed(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
     driver, catalogue = wanted.stack.driver, load()
-    if driver is None:
-        return
+    if driver is None or difference(driver.packages, facts.packages or {}):
+        return  # a driver that is yet to come replaces them, or blocks
     row = catalogue.named(wanted.stack.distribution)
     by_origin = {
         origin: {

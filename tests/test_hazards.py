@@ -122,11 +122,6 @@ RED_APT: dict[str, tuple[dict[str, Any], str]] = {
         {"more": {"nvidia-driver-cuda": "570.172.08-1"}, "held": ("nvidia-driver-cuda",)},
         "on hold, and not at the locked version: nvidia-driver-cuda",
     ),
-    "automatic upgrades of what is in no lock": (
-        {"more": {"nvidia-gds": "13.0.2-1", "libnvidia-container1": "1.18.1-1"},
-         "auto_upgrades": AutoUpgrades(enabled=True, blacklist=("libnvidia",))},
-        "nvidia-gds is in no lock",
-    ),
     "a static CDI file beside the service that keeps another": (
         {"cdi": {"/etc/cdi/nvidia.yaml": "580.178.04", "/run/cdi/nvidia.yaml": "580.178.04"},
          "services": {"nvidia-cdi-refresh.path": Service(
@@ -188,14 +183,10 @@ GREEN_APT: dict[str, dict[str, Any]] = {
         "held": ("nvidia-open", "nvidia-driver-cuda", "nvidia-kernel-open-dkms"),
     },
     "a hold on what is as locked": {"held": ("nvidia-driver-cuda",)},
-    "automatic upgrades of a host that is all in the lock": {
-        "auto_upgrades": AutoUpgrades(enabled=True)
-    },
-    "automatic upgrades with a blacklist": {
+    "automatic upgrades: the operating-system layer writes a blacklist": {
         "more": {"nvidia-gds": "13.0.2-1"},
-        "auto_upgrades": AutoUpgrades(enabled=True, blacklist=("nvidia", "broken[")),
+        "auto_upgrades": AutoUpgrades(enabled=True),
     },
-    "no automatic upgrades": {"more": {"nvidia-gds": "13.0.2-1"}},
     "a static CDI file alone": {"cdi": {"/etc/cdi/nvidia.yaml": "580.178.04"}},
     "another device's CDI file": {"cdi": {"/run/cdi/nvidia.yaml": "580.178.04"}},
 }
@@ -230,6 +221,8 @@ def test_packages_of_two_origins(theirs: dict[str, str], mixed: bool) -> None:
     stack = debian(distribution="ubuntu2404")
     found = told(converged(stack, more=theirs), stack)
     assert [one.startswith("mixed origins: ") for one in found] == [True] * mixed, found
+    versions = {name: Package(version=one, state="ii", held=False) for name, one in theirs.items()}
+    assert told(facts("l40s", packages=versions), stack) == []  # the driver is yet to come
 
 
 RED_DNF: dict[str, tuple[dict[str, Any], str]] = {
@@ -259,6 +252,11 @@ RED_DNF: dict[str, tuple[dict[str, Any], str]] = {
                       pin="exclude in [main]", priority=-1),)},
         "/etc/dnf/dnf.conf: exclude in [main] (nvidia* kernel*) hides nvidia-driver-cuda",
     ),
+    "automatic upgrades of what is in no lock": (
+        {"more": {"nvidia-gds": "13.0.2-1", "libnvidia-container1": "1.18.1-1"},
+         "auto_upgrades": AutoUpgrades(enabled=True, blacklist=("libnvidia",))},
+        "nvidia-gds is in no lock",
+    ),
     "streams that could not be read": (
         {"streams": None, "unknown": {"streams": "no answer"}},
         "streams could not be read (no answer)",
@@ -279,6 +277,14 @@ def test_a_hazard_of_dnf_is_told_once(name: str) -> None:
 
 GREEN_DNF: dict[str, dict[str, Any]] = {
     "nothing": {},
+    "automatic upgrades of a host that is all in the lock": {
+        "auto_upgrades": AutoUpgrades(enabled=True)
+    },
+    "automatic upgrades with a blacklist": {
+        "more": {"nvidia-gds": "13.0.2-1"},
+        "auto_upgrades": AutoUpgrades(enabled=True, blacklist=("nvidia", "broken[")),
+    },
+    "no automatic upgrades": {"more": {"nvidia-gds": "13.0.2-1"}},
     "its own stream, and others'": {"streams": {"nvidia-driver": "580-open", "nodejs": "20"}},
     "a lock on the locked version": {
         "versionlocks": (
