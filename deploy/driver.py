@@ -31,10 +31,11 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
         return []
     packages = known(facts, "packages", facts.packages)
     lacks = difference(driver.packages, packages)
-    disturbs = bool(lacks) and _disturbs(wanted, facts, driver, lacks)
+    changes = bool(lacks or _other_modules(wanted, packages))
+    disturbs = changes and _disturbs(wanted, facts, driver, lacks)
     found = _pinned(wanted, facts, driver, disturbs=disturbs)
     found += _installed(wanted, facts, driver, lacks, disturbs=disturbs)
-    return found + module.steps(NAME, wanted, facts, changes=bool(lacks))
+    return found + module.steps(NAME, wanted, facts, changes=changes)
 
 
 def _disturbs(wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Difference) -> bool:
@@ -119,9 +120,10 @@ def companions(wanted: Wanted, facts: NodeFacts) -> list[str]:
 def _installed(
     wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Difference, *, disturbs: bool
 ) -> list[Step]:
-    if not lacks:
-        return []
     packages = known(facts, "packages", facts.packages)
+    others = _other_modules(wanted, packages)
+    if not lacks and not others:
+        return []
     may_go = companions(wanted, facts)
     also, stale = _signed(wanted, facts, driver)
     may_go += stale
@@ -129,6 +131,9 @@ def _installed(
         wanted.stack,
         driver.packages,
         lacks,
+        # apt and dnf take away what conflicts with what they install. Beside a driver that is there
+        # they leave it: a transaction that was cut off, or names that do not conflict, as Ubuntu's.
+        remove=[] if lacks and wanted.stack.packaging == "apt" else others,
         may_go=may_go,
         may_be=driver.version,
         also=also,
@@ -137,8 +142,8 @@ def _installed(
         timeout_s=module.BUILD_S,
         log=module.make_log(driver),
     )
-    other = ", ".join(_other_modules(wanted, packages.keys()))
-    why = lacks.why + (f"; the modules of {other} go" if other else "")
+    gone = [f"the modules of {', '.join(others)} go"] if others else []
+    why = "; ".join([lacks.why] * bool(lacks) + gone)
     return [
         Step(
             layer=NAME,
