@@ -310,8 +310,19 @@ def foreseen(wanted: Wanted, facts: NodeFacts) -> Reboot | None:
 
 
 def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
-    """What will not last."""
-    if wanted.spec.power_limit is not None and not wanted.spec.persistence:
+    """What is not set here, or will not last."""
+    spec = wanted.spec
+    if wanted.stack.driver is None:
+        wishes = {
+            "power_limit": spec.power_limit is not None,
+            "mig": spec.mig is not None,
+            "ecc": spec.ecc is not None,
+            "module_options": bool(spec.module_options),
+        }
+        ignored = [key for key, wished in wishes.items() if wished]
+        if ignored:
+            return [f"no driver is managed here, so nothing is set of {', '.join(ignored)}"]
+    if spec.power_limit is not None and not spec.persistence:
         return [
             "power_limit with persistence = False: the driver forgets the limit when the last "
             "process leaves a GPU"

@@ -110,6 +110,16 @@ class TestEverything:
         assert blocked.reason == "gpu_settings could not be read: hung"
         assert plan_host(wanted(), good.model_copy(update={"files": {}})).blocked is None
 
+    def test_where_no_driver_is_managed_nothing_is_set_and_that_is_said(self) -> None:
+        wish = wanted("none", power_limit=500, ecc=True, memlock="unlimited")
+        plan = plan_host(wish, conformed(wish, "none"))
+        assert titles(plan) == []
+        assert plan.warnings == (
+            "no driver is managed here, so nothing is set of power_limit, ecc",
+        )
+        bare = plan_host(wish, facts("none"))
+        assert "memlock" in {step.layer for step in bare.steps}
+
     def test_a_driver_that_will_be_loaded_anew_is_not_asked(self) -> None:
         old, new = wanted(driver="580.159.04", power_limit=500), wanted(power_limit=500)
         host = conformed(old, "hgx-h100", gpu_settings=None)
