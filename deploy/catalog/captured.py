@@ -56,7 +56,7 @@ class _Branch(Part):
 class _Chip(Part):
     devid: str = Field(pattern=r"^0x[0-9A-Fa-f]{4}$")
     name: str = Field(pattern=r"^[\x20-\x7e]{1,120}$")
-    legacybranch: str | None = Field(default=None, pattern=r"^\d{2,3}\.xx$")
+    legacybranch: str | None = Field(default=None, pattern=r"^\d{2,3}(\.\d{2})?\.xx$")
     features: tuple[str, ...] = ()
 
 
@@ -155,7 +155,7 @@ def _chips(rows: list[_Chip]) -> Iterator[ChipSaid]:
     found: dict[str, ChipSaid] = {}
     for row in rows:
         device = row.devid[2:].lower()
-        legacy = int(row.legacybranch[:-3]) if row.legacybranch else None
+        legacy = int(row.legacybranch.split(".")[0]) if row.legacybranch else None
         known = found.get(device)
         if known and known.legacy != legacy:
             raise ValueError(f"device {device}: {known.name} and {row.name} contradict each other")
