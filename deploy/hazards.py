@@ -186,30 +186,41 @@ def _cdi(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
 def _dnf(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:
     yield from _stream(wanted, facts)
     yield from _excluded(facts, pins)
-    arch = wanted.stack.arch
+    yield from _locks(wanted, facts, pins)
+
+
+def _locks(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:
+    entries, hidden = [], set()
     for entry in facts.versionlocks or ():
-        against = [name for name, pin in pins.items() if _forbids(entry, name, pin.version, arch)]
-        if against:
-            yield (
-                f"{LOCKS}: `{entry}` does not allow the locked version of {few(against)}: apply "
-                "goes around it, and dnf by hand would then hide the package; remove the entry "
-                "(dnf versionlock delete)"
-            )
+        against = {
+            name
+            for name, pin in pins.items()
+            if _forbids(entry, name, pin.version, wanted.stack.arch)
+        }
+        entries += [entry] if against else []
+        hidden |= against
+    if entries:
+        yield (
+            f"{LOCKS}: {few(f'`{entry}`' for entry in entries)} "
+            f"{'does' if len(entries) == 1 else 'do'} not allow the locked version of "
+            f"{few(hidden)}: apply goes around that, and dnf by hand would then hide what is "
+            "installed; remove it (dnf versionlock delete)"
+        )
 
 
 def _stream(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
+    """The driver layer sets the stream that its driver is of; nobody sets another one back."""
     driver = wanted.stack.driver
     if driver is None:
         return
-    module, _, stream = driver.stream.partition(":")
+    own = driver.stream.partition(":")[0]
     for name, found in sorted((facts.streams or {}).items()):
-        if not re.search(GPU_PACKAGES, name) or (name, found) == (module, stream):
-            continue
-        yield (
-            f"module stream {name}:{found} is enabled, the locked driver is of "
-            f"{driver.stream or 'no stream'}: until it is reset, dnf takes packages of that stream "
-            f"only (dnf module reset {name})"
-        )
+        if re.search(GPU_PACKAGES, name) and name != own:
+            yield (
+                f"module stream {name}:{found} is enabled, and the locked driver is of no stream "
+                f"of {name}: dnf takes packages of that stream only; see dnf module list {name}, "
+                f"and dnf module reset {name}"
+            )
 
 
 def _excluded(facts: NodeFacts, pins: Packages) -> Iterator[str]:

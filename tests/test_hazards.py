@@ -226,18 +226,18 @@ def test_packages_of_two_origins(theirs: dict[str, str], mixed: bool) -> None:
 
 
 RED_DNF: dict[str, tuple[dict[str, Any], str]] = {
-    "another branch's stream": (
-        {"streams": {"nvidia-driver": "595-open"}},
-        "module stream nvidia-driver:595-open is enabled, the locked driver is of "
-        "nvidia-driver:580-open",
-    ),
-    "the other flavour's stream": (
-        {"streams": {"nvidia-driver": "580-dkms"}},
-        "nvidia-driver:580-dkms is enabled",
+    "a stream that the driver layer does not set": (
+        {"streams": {"nvidia-fabric": "595"}},
+        "module stream nvidia-fabric:595 is enabled, and the locked driver is of no stream",
     ),
     "a lock on another version": (
         {"versionlocks": ("nvidia-driver-cuda-3:570.172.08-1.el9.*",)},
         "does not allow the locked version of nvidia-driver-cuda",
+    ),
+    "several locks are told at once": (
+        {"versionlocks": ("kmod-nvidia-open-dkms-3:570.172.08-1.el9.*",
+                          "nvidia-driver-cuda-3:570.172.08-1.el9.*")},
+        "do not allow the locked version of kmod-nvidia-open-dkms, nvidia-driver-cuda",
     ),
     "a lock by pattern": (
         {"versionlocks": ("*nvidia*-3:570*-*.*",)},
@@ -286,6 +286,9 @@ GREEN_DNF: dict[str, dict[str, Any]] = {
     },
     "no automatic upgrades": {"more": {"nvidia-gds": "13.0.2-1"}},
     "its own stream, and others'": {"streams": {"nvidia-driver": "580-open", "nodejs": "20"}},
+    "another branch's stream: the driver layer sets its own": {
+        "streams": {"nvidia-driver": "595-open"}
+    },
     "a lock on the locked version": {
         "versionlocks": (
             "nvidia-driver-cuda-3:580.178.04-1.el9.*",
