@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.facts import NodeFacts
+from deploy.files import digest
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.inventory import Host as InventoryHost
 from deploy.fleet.spec import NodeSpec
@@ -109,13 +111,20 @@ def texts(fleet: list[Host], found: dict[str, Any]) -> dict[str, str]:
             used |= set(parts(executed["shell"]).names)
             used |= {name for name, fixed in blocks() if fixed == executed["stdin"]}
             seen.setdefault(executed["stdin"], name)
+    return files | {"scripts.txt": scripts(used)}
+
+
+def scripts(used: Iterable[str]) -> str:
+    """The fixed texts by name: where the text itself is, and a digest that shows a change."""
     fixed = dict(blocks())
-    return files | {f"scripts/{name}.sh": fixed[name] for name in sorted(used)}
+    rows = [f"{name:<28}{digest(fixed[name])[:12]}" for name in sorted(used)]
+    about = "Fixed texts that commands are made of: deploy/<module>.py, constant, sha256."
+    return "\n".join([about, "", *rows, ""])
 
 
 def committed() -> dict[str, str]:
     """The golden files as they are now."""
-    paths = [*PLACE.glob("*.txt"), *PLACE.glob("*/*.txt"), *PLACE.glob("scripts/*.sh")]
+    paths = [*PLACE.glob("*.txt"), *PLACE.glob("*/*.txt")]
     return {str(path.relative_to(PLACE)): path.read_text() for path in sorted(paths)}
 
 

@@ -1,7 +1,7 @@
 """The fixed shell texts of the layers by name, and commands taken apart into them.
 
 A command is a preamble, assignments and fixed texts of `deploy` modules. Shown in full in every
-golden file, the texts would hide what differs; each is written once, under `scripts/`.
+golden file, the texts would hide what differs; `scripts.txt` has a digest of each.
 """
 
 from __future__ import annotations

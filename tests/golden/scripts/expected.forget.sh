@@ -1,3 +1,0 @@
-for file in "$stacks"/*.json; do
-    case "$file" in */"$current".json | */"$before".json) ;; *) rm -f -- "$file" ;; esac
-done
