@@ -8,14 +8,13 @@ them by ib_umad: that module is loaded first, at every boot.
 
 from deploy.facts import NodeFacts
 from deploy.files import file_step, in_place
-from deploy.idle import MUST_BE_IDLE
 from deploy.known import known
-from deploy.packages import difference, locked, names_like
+from deploy.library import service_step
+from deploy.packages import difference
 from deploy.services import running_step
 from deploy.shell import script
 from deploy.stack import Component
 from deploy.steps import Command, Step, Wanted
-from deploy.transact import transaction
 
 NAME = "fabric"
 UNIT = "nvidia-fabricmanager"
@@ -33,36 +32,16 @@ _LOAD = "modprobe ib_umad\n"
 
 
 def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
-    """Module, package, then service; it is stopped before its package changes, so that one which
-    was cut off in between is found stopped, and one that runs is known to be of the installed
-    version."""
+    """Module, package, then service."""
     fabric, driver = wanted.stack.fabric, wanted.stack.driver
     if fabric is None or driver is None:
         return []
     umad = _umad(fabric, facts)
-    packages = known(facts, "packages", facts.packages)
-    lacks = difference(fabric.packages, packages)
+    lacks = difference(fabric.packages, known(facts, "packages", facts.packages))
     if not lacks:
         return umad + running_step(NAME, UNIT, facts, driver)
-    others = [name for name in names_like(packages, FAMILY) if name not in locked(wanted.stack)]
-    replaces = lacks.replaces or bool(others)
-    stop = MUST_BE_IDLE + f"if systemctl is-active -q {UNIT}; then systemctl stop {UNIT}; fi\n"
-    package = Step(
-        layer=NAME,
-        title=f"fabric manager {fabric.version} is installed",
-        why=lacks.why,
-        commands=(
-            transaction(
-                wanted.stack,
-                fabric.packages,
-                lacks,
-                remove=others,
-                held=[name for name in others if packages[name].held],
-                before=stop if replaces else "",
-            ),
-        ),
-        disruptive=replaces,
-        download=lacks.download,
+    package = service_step(
+        NAME, "fabric manager", UNIT, wanted, fabric, lacks, facts, family=FAMILY
     )
     return [*umad, package, *running_step(NAME, UNIT, facts, driver, will_stop=True)]
 

@@ -7,12 +7,11 @@ started (IMEX guide, "Getting Started"; research: provisioning 2.8).
 """
 
 from deploy.facts import NodeFacts
-from deploy.idle import MUST_BE_IDLE
 from deploy.known import known
-from deploy.packages import difference, locked, names_like
+from deploy.library import service_step
+from deploy.packages import difference
 from deploy.services import running_step
 from deploy.steps import Step, Wanted
-from deploy.transact import transaction
 
 NAME = "imex"
 UNIT = "nvidia-imex"
@@ -26,31 +25,11 @@ def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     imex, driver = wanted.stack.imex, wanted.stack.driver
     if imex is None or driver is None:
         return []
-    packages = known(facts, "packages", facts.packages)
-    lacks = difference(imex.packages, packages)
+    lacks = difference(imex.packages, known(facts, "packages", facts.packages))
     runs = _described(facts)
     if not lacks:
         return running_step(NAME, UNIT, facts, driver) if runs else []
-    others = [name for name in names_like(packages, FAMILY) if name not in locked(wanted.stack)]
-    replaces = lacks.replaces or bool(others)
-    stop = MUST_BE_IDLE + f"if systemctl is-active -q {UNIT}; then systemctl stop {UNIT}; fi\n"
-    package = Step(
-        layer=NAME,
-        title=f"IMEX {imex.version} is installed",
-        why=lacks.why,
-        commands=(
-            transaction(
-                wanted.stack,
-                imex.packages,
-                lacks,
-                remove=others,
-                held=[name for name in others if packages[name].held],
-                before=stop if replaces else "",
-            ),
-        ),
-        disruptive=replaces,
-        download=lacks.download,
-    )
+    package = service_step(NAME, "IMEX", UNIT, wanted, imex, lacks, facts, family=FAMILY)
     return [package, *(running_step(NAME, UNIT, facts, driver, will_stop=True) if runs else [])]
 
 

@@ -1,8 +1,10 @@
-"""One component of vendor libraries at exact versions: what CUDA, cuDNN and NCCL have in common."""
+"""One component at exact versions: what CUDA, cuDNN and NCCL have in common, and what those have
+that run as a service of the driver's own version (fabric manager, IMEX)."""
 
 from deploy.facts import NodeFacts
+from deploy.idle import MUST_BE_IDLE
 from deploy.known import known
-from deploy.packages import difference, locked, names_like
+from deploy.packages import Difference, difference, locked, names_like
 from deploy.stack import Component
 from deploy.steps import Step, Wanted
 from deploy.transact import transaction
@@ -41,3 +43,44 @@ def packages_step(
             download=lacks.download,
         )
     ]
+
+
+def service_step(
+    layer: str,
+    name: str,
+    unit: str,
+    wanted: Wanted,
+    component: Component,
+    lacks: Difference,
+    facts: NodeFacts,
+    *,
+    family: str,
+) -> Step:
+    """The step that installs the packages of `unit`, which `lacks` says are not as locked.
+
+    Where files are replaced the unit is stopped first, on an idle host only: one that was cut off
+    in between is then found stopped, and one that runs is known to be of the installed version.
+    `family` matches every name that the package has had: another one holds the same files, so it
+    leaves in the same transaction.
+    """
+    packages, mine = known(facts, "packages", facts.packages), locked(wanted.stack)
+    others = [other for other in names_like(packages, family) if other not in mine]
+    replaces = lacks.replaces or bool(others)
+    stop = MUST_BE_IDLE + f"if systemctl is-active -q {unit}; then systemctl stop {unit}; fi\n"
+    return Step(
+        layer=layer,
+        title=f"{name} {component.version} is installed",
+        why="; ".join([lacks.why, *(f"{other} goes" for other in others)]),
+        commands=(
+            transaction(
+                wanted.stack,
+                component.packages,
+                lacks,
+                remove=others,
+                held=[other for other in others if packages[other].held],
+                before=stop if replaces else "",
+            ),
+        ),
+        disruptive=replaces,
+        download=lacks.download,
+    )
