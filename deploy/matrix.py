@@ -22,6 +22,7 @@ from deploy.fleet.spec import NodeSpec
 from deploy.solve import Answer, choose
 from deploy.solving.boards import soldered
 from deploy.solving.offers import Available
+from deploy.transact import SPOKEN
 
 __all__ = ["catalogue_repository", "main"]
 
@@ -161,6 +162,8 @@ def table(catalogue: Catalogue, found: list[Cell]) -> str:
         keyed = catalogue.key_of(row.name).fingerprint
         solved = "solved" if keyed else "solved with `vendor_key_fingerprint`"
         proof = f"{solved}, {PROVEN[row.arch[machine].proven]}"
+        if row.kind not in SPOKEN:
+            proof = f"solved only: no layer installs with {row.kind}"
         lines.append(
             _line(
                 [

@@ -26,6 +26,7 @@ from deploy import (
     repository,
     settings,
     torch_env,
+    transact,
     unprivileged,
 )
 from deploy.facts import NodeFacts
@@ -102,6 +103,8 @@ class HostPlan(Model):
 def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
     """The ordered steps from `facts` to `wanted`. Never raises for what a host answered: a fact
     that is needed and unknown blocks the host."""
+    if unpacked := _no_packager(wanted):
+        return HostPlan(host=wanted.host, blocked=unpacked)
     try:
         layers = LAYERS if wanted.spec.privileged else WITHOUT_ROOT
         steps = [step for layer in layers for step in layer.steps(wanted, facts)]
@@ -134,6 +137,23 @@ def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
                 unblock=(f"gpufleet facts -w {wanted.host}",),
             ),
         )
+
+
+def _no_packager(wanted: Wanted) -> Blocked | None:
+    """A stack whose package system no layer speaks: it is solved, and nothing installs it."""
+    if not wanted.spec.privileged or wanted.stack.packaging in transact.SPOKEN:
+        return None
+    return Blocked(
+        host=wanted.host,
+        reason=f"{wanted.stack.distribution} is solved, but no layer installs packages with "
+        f"{wanted.stack.packaging}",
+        rule="packaging",
+        source="gpufleet: layers speak " + " and ".join(transact.SPOKEN),
+        unblock=(
+            "install what `gpufleet plan --explain` names by hand, then: privileged = False, for "
+            "the environment and verification",
+        ),
+    )
 
 
 def _refused(wanted: Wanted, facts: NodeFacts) -> Blocked | None:

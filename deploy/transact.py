@@ -4,8 +4,11 @@ from collections.abc import Iterable
 
 from deploy import apt, dnf
 from deploy.packages import Difference
-from deploy.stack import Packages, Stack
+from deploy.stack import Packages, Packaging, Stack
 from deploy.steps import Command
+
+SPOKEN: tuple[Packaging, ...] = ("apt", "dnf")
+"""Package systems that there are transactions for."""
 
 
 def transaction(
@@ -60,4 +63,4 @@ def transaction(
             timeout_s=timeout_s,
             log=log,
         )
-    raise NotImplementedError(f"no transactions for {stack.packaging} yet")
+    raise ValueError(f"no transactions for {stack.packaging}: the plan blocks such a host")

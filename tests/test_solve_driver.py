@@ -13,12 +13,14 @@ from deploy.catalog import load
 from deploy.described import bare_host, catalogue_repository, example_kernel
 from deploy.facts import InstalledModule, Kernel, Modules, NodeFacts, Package
 from deploy.fleet.spec import NodeSpec
+from deploy.plan import plan_host
 from deploy.solve import choose, place
 from deploy.solving.fits import check_fit
 from deploy.solving.offers import Available, Offer
 from deploy.solving.refusal import Refused
 from deploy.solving.situation import situation
 from deploy.stack import Blocked, Driver, Solution, Stack
+from deploy.steps import Wanted
 from tests.factory import TODAY
 
 V100, T4, H100, B200, GB200, GH200 = "1db5", "1eb8", "2331", "2901", "2941", "2342"
@@ -504,3 +506,12 @@ def test_the_example_kernels_are_of_their_machine_types() -> None:
     for row in load().distributions:
         for machine in row.arch:
             assert "{" not in example_kernel(row, machine)
+
+
+def test_a_system_that_no_layer_speaks_is_solved_and_blocked_in_the_plan() -> None:
+    found = host("sles15", H100)
+    spec = NodeSpec()
+    plan = plan_host(Wanted(host="h1", spec=spec, stack=stack(found)), found)
+    assert plan.verdict == "blocked"
+    assert plan.blocked
+    assert "zypper" in plan.blocked.reason

@@ -23,6 +23,8 @@ __all__ = ["choose_driver", "newest_of_branches"]
 
 NO_SUCH = ("kernel", "driver-hardware")
 """Rules by which a whole type of branch is none for this host, so that the next type is tried."""
+SAID_ONCE = (*NO_SUCH, "secure-boot", "modules")
+"""Rules that are the same for every origin."""
 
 
 def choose_driver(
@@ -83,7 +85,7 @@ def _fresh(
             except Refused:
                 continue
             raise refuse_mixed(seen, first)
-    if len(refused) == 1 or str(refused[1][1]) == str(first):
+    if len(refused) == 1 or (first.rule == refused[1][1].rule and first.rule in SAID_ONCE):
         raise first
     other, second = refused[1]
     raise Refused(
