@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy import container_toolkit, module_options, settings
+from deploy import boot_settings, container_toolkit, module_options
 from deploy.facts import NodeFacts
 from deploy.lock import expected_state
 from deploy.rdma_facts import Rdma
@@ -54,8 +54,8 @@ def units(wanted: Wanted) -> list[str]:
     """Units that run on a host which conforms."""
     state = expected_state(wanted.host, wanted.spec, wanted.stack, gpus=None, nvswitches=None)
     found = [f"{name}.service" for name in state["services"]]
-    if settings.boot_text(wanted):
-        found.append(f"{settings.UNIT}.service")
+    if boot_settings.boot_text(wanted):
+        found.append(f"{boot_settings.UNIT}.service")
     if wanted.stack.container_toolkit is not None:
         found += [container_toolkit.PATH_UNIT, container_toolkit.SERVICE]
     return found

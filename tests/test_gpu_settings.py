@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deploy import expected, memlock, mig, module_options, persistence, settings
+from deploy import boot_settings, expected, memlock, mig, module_options, persistence
 from deploy.catalog import load
 from deploy.facts import GpuUser, NodeFacts, OwnFile
 from deploy.fleet.spec import NodeSpec
@@ -97,7 +97,7 @@ class TestEverything:
     def test_every_file_of_ours_is_one_that_removal_takes(self) -> None:
         spec = NodeSpec()
         for path in (
-            *(settings.UNIT_PATH, settings.SCRIPT.rpartition("/")[0], module_options.PATH),
+            *(boot_settings.UNIT_PATH, boot_settings.SCRIPT.rpartition("/")[0], module_options.PATH),
             *(memlock.SESSIONS, memlock.SERVICES),
         ):
             assert ours(path, spec), path
@@ -164,7 +164,7 @@ class TestPower:
         wish = wanted(power_limit=500)
         good = conformed(wish, "hgx-h100")
         assert good.services is not None
-        unit = f"{settings.UNIT}.service"
+        unit = f"{boot_settings.UNIT}.service"
         off = good.services[unit].model_copy(update={"enabled": "disabled"})
         host = good.model_copy(update={"services": {**good.services, unit: off}})
         plan = plan_host(wish, host)
@@ -512,8 +512,8 @@ def test_a_file_that_was_written_but_not_enabled_is_written_again() -> None:
     wish = wanted(power_limit=500)
     good = conformed(wish, "hgx-h100")
     assert good.files is not None
-    half = OwnFile(sha256=good.files[settings.UNIT_PATH].sha256, mode="600")
-    host = good.model_copy(update={"files": {**good.files, settings.UNIT_PATH: half}})
+    half = OwnFile(sha256=good.files[boot_settings.UNIT_PATH].sha256, mode="600")
+    host = good.model_copy(update={"files": {**good.files, boot_settings.UNIT_PATH: half}})
     plan = plan_host(wish, host)
     assert titles(plan) == ["GPU settings are made at every boot"]
     assert "did not finish" in plan.steps[0].why
@@ -559,7 +559,7 @@ class TestBoot:
         program = tmp_path / "nvidia-smi"
         program.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/log\n{tool}\n')
         program.chmod(0o755)
-        text = settings.boot_text(wish).replace("PATH=/usr/local/sbin", f"PATH={tmp_path}:/sbin")
+        text = boot_settings.boot_text(wish).replace("PATH=/usr/local/sbin", f"PATH={tmp_path}:/sbin")
         done = subprocess.run(
             ["dash", "-c", text], capture_output=True, text=True, check=False, timeout=30
         )
