@@ -24,6 +24,7 @@ from deploy import (
     pins,
     rdma,
     repository,
+    setting_rules,
     settings,
     torch_env,
     transact,
@@ -160,7 +161,7 @@ def _refused(wanted: Wanted, facts: NodeFacts) -> Blocked | None:
     """A setting that this host's driver or GPUs cannot have."""
     if not wanted.spec.privileged:
         return None
-    return module_options.refused(wanted, facts) or settings.refused(wanted, facts)
+    return module_options.refused(wanted, facts) or setting_rules.refused(wanted, facts)
 
 
 def _in_their_turn(steps: list[Step]) -> list[Step]:
@@ -203,7 +204,7 @@ def reboot_due(wanted: Wanted, facts: NodeFacts) -> Reboot | None:
     if not module.built_for(modules, kernel.next, wish):
         return None
     if module.runs(modules, wish):
-        why = settings.pending(wanted, facts)
+        why = setting_rules.pending(wanted, facts)
         if module_options.PATH in known(facts, "files", facts.files):
             other = module_options.differing(wanted, facts)
             why = f"module nvidia is loaded without {', '.join(other)}" if other else why
@@ -228,7 +229,7 @@ def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | N
         return None
     if module.runs(modules, wish):
         tried = [step.layer for step in steps] == [driver.NAME] and reboot_due(wanted, facts)
-        return tried or settings.foreseen(wanted, facts)
+        return tried or setting_rules.foreseen(wanted, facts)
     kernel = known(facts, "kernel", facts.kernel)
     if kernel.running not in wanted_kernels(facts):
         why = f"kernel {kernel.running} has no headers any more, so the module is for {kernel.next}"
@@ -239,7 +240,7 @@ def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | N
     due = reboot_due(wanted, facts)
     if due is not None and len(rest) == 1:
         return due.model_copy(update={"expected": True})
-    return settings.foreseen(wanted, facts)
+    return setting_rules.foreseen(wanted, facts)
 
 
 def _no_way(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Blocked | None:
@@ -299,7 +300,7 @@ def _warnings(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[str]:
             "breaks torch"
         )
     if wanted.spec.privileged:
-        for part in (rdma, imex, settings, container_toolkit):
+        for part in (rdma, imex, setting_rules, container_toolkit):
             found += part.warnings(wanted, facts)
     found += hazards.warnings(wanted, facts)
     place = "/" if wanted.spec.privileged else _parent(wanted)
