@@ -7,7 +7,7 @@ package. Two versions may so have two priorities, and the higher one wins.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
@@ -51,13 +51,13 @@ def _wins(pin: Pin, pins: Packages, vendor: str) -> Iterator[str]:
     told = f"{pin.path}: `Package: {pin.package}`, `Pin: {pin.pin}`, priority {pin.priority}"
     if overruled:
         yield (
-            f"{told} is read before the locked versions' pins and decides for {_few(overruled)}: "
+            f"{told} is read before the locked versions' pins and decides for {few(overruled)}: "
             "apt will not hold them; remove it, or give the file a name that sorts after "
             f"{PATH.rpartition('/')[2]}"
         )
     if moved:
         yield (
-            f"{told} is not below the locked versions' {PRIORITY}: apt would move {_few(moved)} to "
+            f"{told} is not below the locked versions' {PRIORITY}: apt would move {few(moved)} to "
             "what it names; remove it"
         )
 
@@ -126,6 +126,8 @@ def _may_match(pin: str, version: str, vendor: str) -> bool:
     return owner is None or not vendor or "nvidia" in owner[1].lower()
 
 
-def _few(names: list[str]) -> str:
-    rest = len(names) - 3
-    return ", ".join(sorted(names)[:3]) + (f" and {rest} more" if rest > 0 else "")
+def few(names: Iterable[str], shown: int = 3) -> str:
+    """The first names, and how many more there are."""
+    every = sorted(names)
+    rest = len(every) - shown
+    return ", ".join(every[:shown]) + (f" and {rest} more" if rest > 0 else "")

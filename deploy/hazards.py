@@ -6,27 +6,24 @@ afterwards, or what somebody believes to hold and does not. Facts: research, pro
 
 import re
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
-from itertools import product
 
-from deploy import apt_hazards
+from deploy import apt_hazards, dnf_hazards
+from deploy.apt_hazards import few
 from deploy.catalog import load
 from deploy.catalog.systems import DriverNames
+from deploy.container_toolkit import PATH_UNIT, SERVICE, STATIC
+from deploy.driver import PINNING
 from deploy.facts import NodeFacts, Package
 from deploy.interest import GPU_PACKAGES
 from deploy.packages import difference, locked
-from deploy.rpm_facts import LOCKS, locked_name
 from deploy.services import ENABLED
 from deploy.stack import Packages
 from deploy.steps import Wanted
 
-PINNING = r"nvidia-driver-pinning-[0-9.]+"
 META = re.compile(
     r"(nvidia-open|cuda-drivers|nvidia-driver|nvidia-headless|cuda(-toolkit)?)(-\d.*)?"
 )
 """Packages that hold nothing themselves; what they depend on, they take at any later version."""
-STATIC_CDI = "/etc/cdi/"
-REFRESH = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")
 
 
 def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
@@ -35,20 +32,13 @@ def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
     apt = wanted.stack.packaging == "apt"
     return [
         *_unread(facts, ("pins",) if apt else ("pins", "streams", "versionlocks")),
-        *(apt_hazards.warnings(wanted, facts) if apt else _dnf(wanted, facts, pins)),
+        *(apt_hazards if apt else dnf_hazards).warnings(wanted, facts),
         *_holds(wanted, facts, pins),
         *_inert_pinning(wanted, facts),
         *_automatic(wanted, facts, pins),
         *_mixed(wanted, facts),
         *_cdi(wanted, facts),
     ]
-
-
-def few(names: Iterable[str], shown: int = 3) -> str:
-    """The first names, and how many more there are."""
-    every = sorted(names)
-    rest = len(every) - shown
-    return ", ".join(every[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _unread(facts: NodeFacts, parts: Iterable[str]) -> Iterator[str]:
@@ -171,76 +161,12 @@ def _cdi(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
     if wanted.stack.container_toolkit is not None:
         return
     services = facts.services or {}
-    refreshed = any(unit in services and services[unit].enabled in ENABLED for unit in REFRESH)
+    refreshed = any(
+        unit in services and services[unit].enabled in ENABLED for unit in (PATH_UNIT, SERVICE)
+    )
     for path in sorted(facts.cdi or {}):
-        if refreshed and path.startswith(STATIC_CDI):
+        if refreshed and path.startswith(STATIC):
             yield (
                 f"{path} lists the GPUs beside what nvidia-cdi-refresh keeps in /run/cdi: every "
                 "device is there twice, and the file does not follow the driver"
             )
-
-
-# ---- dnf
-
-
-def _dnf(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:
-    yield from _stream(wanted, facts)
-    yield from _excluded(facts, pins)
-    yield from _locks(wanted, facts, pins)
-
-
-def _locks(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:
-    entries, hidden = [], set()
-    for entry in facts.versionlocks or ():
-        against = {
-            name
-            for name, pin in pins.items()
-            if _forbids(entry, name, pin.version, wanted.stack.arch)
-        }
-        entries += [entry] if against else []
-        hidden |= against
-    if entries:
-        yield (
-            f"{LOCKS}: {few(f'`{entry}`' for entry in entries)} "
-            f"{'does' if len(entries) == 1 else 'do'} not allow the locked version of "
-            f"{few(hidden)}: apply goes around that, and dnf by hand would then hide what is "
-            "installed; remove it (dnf versionlock delete)"
-        )
-
-
-def _stream(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
-    """The driver layer sets the stream that its driver is of; nobody sets another one back."""
-    driver = wanted.stack.driver
-    if driver is None:
-        return
-    own = driver.stream.partition(":")[0]
-    for name, found in sorted((facts.streams or {}).items()):
-        if re.search(GPU_PACKAGES, name) and name != own:
-            yield (
-                f"module stream {name}:{found} is enabled, and the locked driver is of no stream "
-                f"of {name}: dnf takes packages of that stream only; see dnf module list {name}, "
-                f"and dnf module reset {name}"
-            )
-
-
-def _excluded(facts: NodeFacts, pins: Packages) -> Iterator[str]:
-    for pin in facts.pins or ():
-        words = pin.package.split()
-        hidden = [name for name in pins if any(fnmatchcase(name, word) for word in words)]
-        if hidden:
-            yield (
-                f"{pin.path}: {pin.pin} ({pin.package}) hides {few(hidden)}, which the lock names: "
-                "dnf does not find them; take them out of that line"
-            )
-
-
-def _forbids(entry: str, name: str, version: str, arch: str) -> bool:
-    """Whether an entry of versionlock hides this package at this version. An entry is a pattern of
-    name-epoch:version-release.arch; with ! it hides what matches, else everything else."""
-    pattern = entry.removeprefix("!")
-    epoch, _, rest = version.rpartition(":")
-    spelled = product((f"{epoch or 0}:{rest}", rest), ("", f".{arch}", ".noarch"))
-    matched = any(fnmatchcase(f"{name}-{form}{end}", pattern) for form, end in spelled)
-    if entry.startswith("!"):
-        return matched
-    return fnmatchcase(name, locked_name(entry)) and not matched
