@@ -93,5 +93,3 @@ def _given_up(layer: str, facts: NodeFacts) -> list[Step]:
             commands=(Command(shell=script(text), timeout_s=60),),
         )
     ]
-
-

@@ -59,6 +59,7 @@ if systemctl is-enabled -q nvidia-cdi-refresh.service 2>/dev/null; then
 fi
 """
 
+
 def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     """Files for the next boot, then what is not as wished now."""
     driver = wanted.stack.driver

@@ -97,7 +97,11 @@ class TestEverything:
     def test_every_file_of_ours_is_one_that_removal_takes(self) -> None:
         spec = NodeSpec()
         for path in (
-            *(boot_settings.UNIT_PATH, boot_settings.SCRIPT.rpartition("/")[0], module_options.PATH),
+            *(
+                boot_settings.UNIT_PATH,
+                boot_settings.SCRIPT.rpartition("/")[0],
+                module_options.PATH,
+            ),
             *(memlock.SESSIONS, memlock.SERVICES),
         ):
             assert ours(path, spec), path
@@ -559,7 +563,9 @@ class TestBoot:
         program = tmp_path / "nvidia-smi"
         program.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/log\n{tool}\n')
         program.chmod(0o755)
-        text = boot_settings.boot_text(wish).replace("PATH=/usr/local/sbin", f"PATH={tmp_path}:/sbin")
+        text = boot_settings.boot_text(wish).replace(
+            "PATH=/usr/local/sbin", f"PATH={tmp_path}:/sbin"
+        )
         done = subprocess.run(
             ["dash", "-c", text], capture_output=True, text=True, check=False, timeout=30
         )
