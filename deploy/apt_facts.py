@@ -70,12 +70,17 @@ def without_credentials(address: str) -> str:
 def read_apt(lines: list[str], root: bool, unknown: dict[str, str]) -> dict[str, Any]:
     """Pins and sources of interest, and apt's own settings for automatic upgrades."""
     pins: list[Pin] = []
+    ignored: list[Pin] = []
     sources: list[Source] = []
     settings: dict[str, str] = {}
     blacklist: list[str] = []
     for kind, path, body in _files(lines):
-        if kind == "preferences" and _apt_reads(path):
-            pins += _pins(path, body)
+        if kind == "preferences":
+            stanzas = list(_pins(path, body))
+            if _apt_reads(path):
+                pins += stanzas
+            elif not _PUT_ASIDE.search(path):
+                ignored += stanzas
         elif kind == "sources":
             sources += _sources(path, body)
         elif kind == "unreadable":
@@ -92,6 +97,7 @@ def read_apt(lines: list[str], root: bool, unknown: dict[str, str]) -> dict[str,
     values = {"pins": tuple(pins), "sources": tuple(sources), "auto_upgrades": upgrades}
     return values | {
         "packaging": "apt",
+        "ignored_pins": tuple(ignored),
         "streams": {},
         "versionlocks": (),
         "own_versionlocks": (),
@@ -116,6 +122,12 @@ def _apt_reads(path: str) -> bool:
     """apt ignores preferences files with other characters or extensions (apt_preferences(5))."""
     name = path.rpartition("/")[2]
     return re.fullmatch(r"[A-Za-z0-9_\-]+(\.pref)?|preferences", name) is not None
+
+
+_PUT_ASIDE = re.compile(
+    r"(~|\.disabled|\.bak|\.dpkg-[a-z]+|\.save|\.orig|\.distUpgrade|\.ucf-[a-z]+)$"
+)
+"""Names that say that a file is not meant to be read (apt's own Dir::Ignore-Files-Silently)."""
 
 
 def _stanzas(body: list[str]) -> Iterator[dict[str, str]]:

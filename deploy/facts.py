@@ -255,6 +255,8 @@ class NodeFacts(Model):
     packages: dict[str, Package] | None
     candidates: dict[str, Candidate] | None
     pins: tuple[Pin, ...] | None
+    ignored_pins: tuple[Pin, ...] = ()
+    """Stanzas in files that apt does not read, for their names; files put aside are left out."""
     sources: tuple[Source, ...] | None
     streams: dict[str, str] | None = Field(default={})
     """Enabled dnf module streams by module: nvidia-driver -> 580-open."""

@@ -186,6 +186,10 @@ preferences /etc/apt/preferences.d/old.bak
 p Package: *
 p Pin: release a=x
 p Pin-Priority: -1
+preferences /etc/apt/preferences.d/cuda.conf
+p Package: cuda-*
+p Pin: version 13.0*
+p Pin-Priority: 1001
 unreadable /etc/apt/sources.list.d/private.list
 sources /etc/apt/sources.list.d/cuda.list
 s deb [signed-by=/x] https://u:p@vendor.example/cuda /
@@ -207,6 +211,7 @@ def test_pins_sources_and_upgrades() -> None:
     unknown: dict[str, str] = {}
     found = read_apt(APT.splitlines(), False, unknown)
     assert [(pin.package, pin.priority) for pin in found["pins"]] == [("nvidia-*", 1000)]
+    assert [pin.path for pin in found["ignored_pins"]] == ["/etc/apt/preferences.d/cuda.conf"]
     assert [source.line for source in found["sources"]] == [
         "deb [signed-by=/x] https://vendor.example/cuda /",
         "deb http://mirror.example/debian bookworm main contrib",

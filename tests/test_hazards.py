@@ -101,6 +101,12 @@ RED_APT: dict[str, tuple[dict[str, Any], str]] = {
                   pin("b.pref", "nvidia-gds nvidia-x", "version 1*", 900))},
         "b.pref: `Package: nvidia-gds`, `Pin: version 1*` (priority 900) does nothing",
     ),
+    "a file that apt does not read for its name": (
+        {"ignored_pins": (pin("nvidia.conf", "nvidia-*", "version 580*", 1001),
+                          pin("nvidia.conf", "cuda-*", "version 13*", 1001))},
+        "/etc/apt/preferences.d/nvidia.conf pins GPU packages or their prerequisites and apt "
+        "does not read it",
+    ),
     "a prerequisite without a candidate": (
         {"pins": (pin("a.pref", "*", "origin deb.debian.org", -10),),
          "candidates": {"dkms": Candidate(candidate="", origins=(), pin="")}},
