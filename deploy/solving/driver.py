@@ -78,7 +78,8 @@ def _fresh(
         whose = why_origin(spec, seen, catalogue, origin, refused)
         return replace(chosen, reasons=(*whose, *chosen.reasons))
     first = refused[0][1]
-    for other in seen.row(catalogue).origins if spec.origin == "auto" else ():
+    standing = bool(seen.driver and seen.driver.packages) and spec.origin == "auto"
+    for other in seen.row(catalogue).origins if standing else ():
         if other not in possible:
             try:
                 _of_origin(spec, seen, catalogue, available, today, flavour, other)

@@ -39,7 +39,8 @@ def origins(spec: NodeSpec, seen: Situation, catalogue: Catalogue) -> tuple[Orig
     standing = seen.driver.origin if seen.driver and seen.driver.packages else None
     if standing and not replaces_by_name(seen, catalogue):
         return (standing,)
-    return tuple(origin for origin in ("vendor", "distribution") if origin in row.origins)
+    own = asks_own_sources(spec, seen, catalogue)
+    return tuple(origin for origin in row.origins if origin == "vendor" or own)
 
 
 def replaces_by_name(seen: Situation, catalogue: Catalogue) -> bool:
@@ -58,18 +59,23 @@ def replaces_by_name(seen: Situation, catalogue: Catalogue) -> bool:
 
 
 def asks_own_sources(spec: NodeSpec, seen: Situation, catalogue: Catalogue) -> bool:
-    """Whether the host's own package sources must be asked too: its distribution's driver is
-    wished, stands, or may be the only one that works here."""
+    """Whether the host's own package sources count too: its distribution's driver is wished,
+    stands, or may be the only one that works here. They are asked, and looked into, only then."""
     row = seen.row(catalogue)
     if not seen.gpus or "distribution" not in row.origins or spec.origin == "vendor":
         return False
-    if spec.origin == "distribution" or seen.secure_boot == "enabled":
+    if spec.origin == "distribution" or seen.secure_boot not in ("disabled", "no-efi"):
         return True
     if seen.driver and seen.driver.origin == "distribution":
         return True
     first = seen.arch(catalogue).vendor_first
-    wished = numbers(spec.driver)[0] if spec.driver and spec.driver[0].isdigit() else first
-    return wished < first or any(high < first for _, high, _ in limits(seen, catalogue))
+    if spec.driver:
+        wished = {numbers(spec.driver)[0]} if spec.driver[0].isdigit() else set()
+    else:
+        wished = {row.number for row in catalogue.branches if row.type == spec.policy}
+    return any(high < first for _, high, _ in limits(seen, catalogue)) or (
+        bool(wished) and max(wished) < first
+    )
 
 
 def refuse_mixed(seen: Situation, why: Refused) -> Refused:
