@@ -56,9 +56,10 @@ modprobe nvidia_peermem || echo "the next boot loads it"
 
 def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
     """Modules that fit the installed OFED, and nvidia-peermem at every boot."""
-    driver, rdma = wanted.stack.driver, known(facts, "rdma", facts.rdma)
+    driver = wanted.stack.driver
     if driver is None:
         return []
+    rdma = known(facts, "rdma", facts.rdma)
     rebuilt = _rebuilt(wanted, facts, driver, rdma)
     return rebuilt + _loaded(facts, driver, rdma)
 
@@ -123,9 +124,10 @@ def _loaded(facts: NodeFacts, driver: Driver, rdma: Rdma) -> list[Step]:
 
 def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
     """What only the owner of the RDMA stack can mend."""
-    driver, rdma = wanted.stack.driver, known(facts, "rdma", facts.rdma)
+    driver = wanted.stack.driver
     if driver is None:
         return []
+    rdma = known(facts, "rdma", facts.rdma)
     found = []
     old = [
         name

@@ -304,6 +304,16 @@ class TestRdma:
         host = conformed(wish, "hgx-h100", rdma=Rdma(loaded=("nv_peer_mem",)))
         assert "the old nv_peer_mem is loaded" in plan_host(wish, host).warnings[0]
 
+    def test_a_host_without_a_driver_of_ours_needs_no_such_facts(self) -> None:
+        wish = wanted("none")
+        host = conformed(wish, "none", rdma=None, unknown={"rdma": "hung"})
+        assert titles(plan_host(wish, host)) == []
+        with_driver = wanted()
+        host = conformed(with_driver, "hgx-h100", rdma=None, unknown={"rdma": "hung"})
+        blocked = plan_host(with_driver, host).blocked
+        assert blocked is not None
+        assert blocked.reason == "rdma could not be read: hung"
+
     def test_its_file_is_one_that_removal_takes(self) -> None:
         assert ours(rdma.PATH, NodeSpec())
 
