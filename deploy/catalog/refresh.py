@@ -7,6 +7,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy.catalog.agree_torch import MACHINES
 from deploy.catalog.models import Architecture, Catalogue, TorchBuild, numbers
 from deploy.catalog.said import (
     Branches,
@@ -18,7 +19,7 @@ from deploy.catalog.said import (
     ToolkitManifest,
     WheelSaid,
 )
-from deploy.catalog.wheels import MACHINES, OWN
+from deploy.catalog.wheels import OWN
 
 Row = dict[str, Any]
 

@@ -20,7 +20,9 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 from uv import find_uv_bin
 
+from deploy.catalog.agree_torch import MACHINES
 from deploy.catalog.models import Catalogue, TorchBuild, TorchRelease, numbers
+from deploy.fleet.redact import Redactor
 
 TIMEOUT_S = 120
 """For one lock: metadata of some forty packages."""
@@ -28,7 +30,6 @@ TIMEOUT_S = 120
 NEWEST = f"{sys.version_info[0]}.{sys.version_info[1]}"
 """Python for which the newest release is asked: uv locks for its own and later ones."""
 
-MACHINES = ("x86_64", "aarch64")
 OWN = re.compile(r"(nvidia|cuda|triton|pytorch-triton)(-|$)")
 """Names of what a CUDA wheel asks for and a CPU wheel does not."""
 
@@ -40,24 +41,31 @@ class AskError(Exception):
 
 
 def check_torch(catalogue: Catalogue, index: str) -> list[str]:
-    """Every difference between the default wheels of all rows and the index, one line each.
+    """Every difference between torch in the catalogue and in the index, one line each.
 
     `index`: address of the index, "" for the one that uv is configured with. Raises AskError.
     """
     found = _newer(catalogue, _lock(["torch"], NEWEST, index))
     for row in catalogue.torch:
-        found += differences(row, lock_of(row, index))
-        companions = [
-            f"{name}=={version}"
-            for name, version in (("torchvision", row.torchvision), ("torchaudio", row.torchaudio))
-            if version
-        ]
-        try:
-            _lock([f"torch=={row.version}", *companions], row.pythons[0], index)
-        except AskError as error:
-            found.append(
-                f"torch {row.version} does not go with {' and '.join(companions)}: {error}"
-            )
+        found += check_release(row, index)
+    return found
+
+
+def check_release(row: TorchRelease, index: str) -> list[str]:
+    """Every difference between a row and the default wheels of its release, companions included.
+    Raises AskError."""
+    found = differences(row, lock_of(row, index))
+    companions = [
+        f"{name}=={version}"
+        for name, version in (("torchvision", row.torchvision), ("torchaudio", row.torchaudio))
+        if version
+    ]
+    try:
+        _lock([f"torch=={row.version}", *companions], row.pythons[0], index)
+    except AskError as error:
+        if "No solution found" not in str(error):
+            raise
+        found.append(f"torch {row.version} does not go with {' and '.join(companions)}: {error}")
     return found
 
 
@@ -109,7 +117,8 @@ def _lock(requirements: list[str], python: str, index: str) -> Lock:
         except subprocess.TimeoutExpired:
             raise AskError(f"uv had no answer after {TIMEOUT_S} s") from None
         if ran.returncode:
-            raise AskError(" ".join(ran.stderr.split())[-800:] or "uv failed and said nothing")
+            told = Redactor()(" ".join(ran.stderr.split())[:2000])
+            raise AskError(told or "uv failed and said nothing")
         return tomllib.loads(Path(folder, "uv.lock").read_text())
 
 
