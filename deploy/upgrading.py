@@ -166,9 +166,11 @@ def _with_old_parts(new: Stack, old: Stack, moving: Collection[str]) -> Stack:
         before = getattr(old, field)
         if part not in moving and field in had and before.version == component.version:
             update[field] = before
-    if old.repository and new.repository and _same_place(old, new):
-        update["repository"] = old.repository
-    return new.model_copy(update=update)
+    kept = new.model_copy(update=update)
+    if (kept.driver, kept.components) == (old.driver, old.components) or _same_place(old, new):
+        # An adopted stack has none, and needs none while all of it stays.
+        return kept.model_copy(update={"repository": old.repository})
+    return kept
 
 
 def _same_driver(one: object, other: object) -> bool:
@@ -178,9 +180,9 @@ def _same_driver(one: object, other: object) -> bool:
 
 
 def _same_place(one: Stack, other: Stack) -> bool:
-    assert one.repository is not None
-    assert other.repository is not None
     first, second = one.repository, other.repository
+    if first is None or second is None:
+        return first is second
     return (first.kind, first.url, first.key_fingerprint) == (
         second.kind,
         second.url,

@@ -473,8 +473,8 @@ def test_uvs_own_list_pins_by_uvs_own_hash(
     ("change", "said"),
     [
         ({"sha256": None}, "has no sha256 for cpython-3.12.11-linux-x86_64-gnu"),
-        ({"url": "http://me:hunter2@127.0.0.1:9/a.tar.gz"}, "holds credentials"),
-        ({"url": "ftp://127.0.0.1:9/$(id)"}, "an address"),
+        ({"url": "http://me:hunter2@127.0.0.1:9/a.tar.gz"}, "a url of cpython-3.12.11"),
+        ({"url": "ftp://127.0.0.1:9/$(id)"}, "a url of cpython-3.12.11"),
         ({"minor": 13}, "has no build of Python 3.12"),
         ({"arch": "x86_64"}, "is not understood"),
     ],

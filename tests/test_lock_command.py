@@ -10,13 +10,13 @@ from pyinfra_cli.util import PYTHON_CODES
 
 from deploy import cli, locking
 from deploy.commands import adopt, lock
-from deploy.facts import NodeFacts
+from deploy.facts import Cuda, NodeFacts
 from deploy.fleet import exits
 from deploy.fleet.inventory import Fleet
 from deploy.survey import Survey
 from tests import factory
 from tests.factory import driven, facts
-from tests.test_adopt import DRIVER, living
+from tests.test_adopt import CUDA, DRIVER, living
 from tests.test_locking import survey
 
 
@@ -276,6 +276,19 @@ def test_the_pin_that_stands_against_it_is_named(
     assert "stays as it was locked" in text
     assert world.lock.read_bytes() == before
     assert world.run("lock", "--upgrade", "driver", "cudnn") == exits.OK
+
+
+def test_an_adopted_stack_moves_by_parts_too(world: World, said: Output) -> None:
+    world.hosts.clear()
+    world.found.clear()
+    world.add("l1", living(CUDA, cuda=Cuda(link="/usr/local/cuda-13.0", toolkits=("13.0",))))
+    assert world.run("adopt") == exits.OK
+    adopted = world.lock.read_bytes()
+    assert world.run("lock", "--upgrade", "torch") == exits.OK
+    assert world.lock.read_bytes() == adopted
+    said()
+    assert world.run("lock", "--upgrade", "cudnn") == exits.OK
+    assert "l1: cudnn 9.20.0.48 -> 9.26.0.51; " in said()
 
 
 def test_an_unknown_part(world: World, capsys: pytest.CaptureFixture[str]) -> None:

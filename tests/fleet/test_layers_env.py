@@ -292,6 +292,8 @@ class TestEnvironment:
         done = torch.run(torch.plan().steps)
         assert done[-1].rc != 0
         assert "hash" in done[-1].said.lower()
+        assert "the locked wheel six==" in done[-1].said
+        assert "gpufleet lock INVENTORY --upgrade extras" in done[-1].said
         assert current(torch) == before
         torch.root(f"{self.PYTHON} -c 'import torch'")
         assert torch.root("ls -A /opt/gpufleet/envs").split() == [".lock", before]
