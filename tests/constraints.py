@@ -301,6 +301,21 @@ def _torch(ask: Ask, stack: Stack, wish: EnvironmentWish | None) -> Iterator[str
     yield from _wheel(ask, stack, release, build, wish)
 
 
+def _audio(ask: Ask, build: TorchBuild, wish: EnvironmentWish) -> Iterator[str]:
+    """torchaudio is numbered as the torch that it was built with, for each of its builds."""
+    for text in wish.companions:
+        name, _, version = text.partition("==")
+        same = [
+            one
+            for release in ask.catalogue.torch
+            for one in release.builds
+            if release.version == version
+            and (one.build, one.machine) == (build.build, build.machine)
+        ]
+        if name == "torchaudio" and wish.build != "cpu" and not same:
+            yield f"{text} has no {build.build}"
+
+
 def _wheel(
     ask: Ask, stack: Stack, release: TorchRelease, build: TorchBuild, wish: EnvironmentWish
 ) -> Iterator[str]:
@@ -315,6 +330,7 @@ def _wheel(
         have = [numbers(one) for one in build.capabilities]
         if not any(one[0] == major and one[1] <= minor for one in have):
             yield f"no code for {gpu.name} in {wish.torch}+{build.build}"
+    yield from _audio(ask, build, wish)
     driver = stack.driver.version if stack.driver else ask.loaded
     floor = ask.catalogue.cuda_major[numbers(build.cuda)[0]].driver
     if driver and numbers(driver) < numbers(floor):

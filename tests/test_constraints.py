@@ -92,6 +92,7 @@ WRONG_WISHES: dict[str, tuple[dict[str, Any], str]] = {
     "a Python without wheels": ({"python": "3.8"}, "on Python 3.8"),
     "the host's own Python said to be uv's": ({"managed_python": False}, "managed False"),
     "venv with uv's Python": ({"kind": "venv"}, "venv with a managed Python"),
+    "torchaudio of another CUDA": ({"companions": ("torchaudio==2.11.0",)}, "has no cu132"),
     "another torchvision": ({"companions": ("torchvision==0.1.0",)}, "torchvision==0.1.0 beside"),
 }
 

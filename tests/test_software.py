@@ -218,6 +218,14 @@ def test_parts_that_cannot_be(
         ("none", {"extras": ("torchaudio", "torchvision")},
          ("torchaudio==2.11.0", "torchvision==0.29.2"),
          ("torch==2.15.0+cpu", "torchaudio==2.11.0+cpu", "torchvision==0.29.2+cpu"), ()),
+        # torchaudio ended with 2.11: no wheel of it loads beside a torch of CUDA 13.2
+        ("l40s", {"extras": ("torchaudio",)}, ("torchaudio==2.11.0",),
+         ("torch==2.14.1+cu130", "torchaudio==2.11.0+cu130"),
+         ("torch!=2.14.1+cpu,==2.14.1", "torchaudio!=2.11.0+cpu,==2.11.0")),
+        ("v100", {"extras": ("torchaudio",)}, ("torchaudio==2.11.0",),
+         ("torch==2.14.1+cu126", "torchaudio==2.11.0+cu126"), ()),
+        ("l40s", {"extras": ("torchaudio",), "torch_build": "cpu"}, ("torchaudio==2.11.0",),
+         ("torch==2.15.0+cpu", "torchaudio==2.11.0+cpu"), ()),
         # a companion's version decides the release of torch, as torch's own would
         ("l40s", {"extras": ("torchvision==0.29.0",)}, ("torchvision==0.29.0",),
          ("torch==2.14.0+cu130", "torchvision==0.29.0+cu130"), ()),
@@ -241,6 +249,13 @@ def test_companions_are_of_torchs_build(
         assert found.pypi
         assert found.exact(local=False) == public
     assert not any(text.startswith(("torchvision", "torchaudio")) for text in found.requirements)
+
+
+def test_torchaudio_beside_a_cuda_that_it_was_not_built_for() -> None:
+    refused = blocked(facts("l40s"), extras=("torchaudio",), torch="2.15")
+    assert refused.rule == "extras"
+    assert "cannot be imported beside torch 2.15.0+cu132" in refused.reason
+    assert 'torch = "2.14.1"' in refused.unblock
 
 
 def test_a_companion_of_no_known_release_is_refused_with_what_goes() -> None:

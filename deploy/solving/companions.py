@@ -2,7 +2,9 @@
 
 Their wheels name torch's version but not its build, so an index may bring torchvision for CUDA 13
 beside torch for CUDA 12.6, which fails at import or at the first operator. They are therefore
-required at the version released with this torch, of this build.
+required at the version released with this torch, of this build. torchaudio has had no release since
+torch 2.11: its wheels are those of 2.11's builds, and it refuses to be imported beside a torch of
+another CUDA release (torchaudio 2.11.0, _extension/utils.py, read in the wheel 2026-11-22).
 """
 
 from collections.abc import Iterator
@@ -11,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from deploy.catalog.models import TorchRelease
-from deploy.solving.refusal import Refused
+from deploy.catalog.models import Catalogue, TorchBuild, TorchRelease
+from deploy.solving.refusal import Refused, listed
 
 NAMES = ("torchvision", "torchaudio")
 
@@ -23,6 +25,28 @@ def companions(extras: tuple[str, ...], release: TorchRelease) -> tuple[str, ...
     Raises Refused when the inventory asks for another version of one: it would not load.
     """
     return tuple(sorted(_exact(extras, release)))
+
+
+def check_build(
+    companions: tuple[str, ...], release: TorchRelease, build: TorchBuild, catalogue: Catalogue
+) -> None:
+    """Raises Refused for a companion of an older torch that has no wheel of this build."""
+    for text in companions:
+        requirement = Requirement(text)
+        (version,) = (one.version for one in requirement.specifier)
+        if canonicalize_name(requirement.name) != "torchaudio" or version == release.version:
+            continue
+        own = next((one for one in catalogue.torch if one.version == version), None)
+        builds = [one for one in own.builds if one.machine == build.machine] if own else []
+        fitting = [one for one in builds if one.build == build.build and one.pypi >= build.pypi]
+        if not fitting:
+            raise Refused(
+                "extras",
+                f"{requirement.name} {version} is the newest, and built for "
+                f"{listed([one.build for one in builds]) or 'no build that is known'}: it cannot "
+                f"be imported beside torch {release.version}+{build.build}",
+                source="catalogue: torch; torchaudio compares CUDA releases at import",
+            )
 
 
 def others(extras: tuple[str, ...], release: TorchRelease) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from deploy.catalog.models import TorchBuild, TorchRelease
 from deploy.fleet.spec import NONE
-from deploy.solving.companions import companions, others, unknown
+from deploy.solving.companions import check_build, companions, others, unknown
 from deploy.solving.libraries import choose_cudnn, choose_nccl
 from deploy.solving.parts import CPU, Ground, Software, Torch
 from deploy.solving.python import Python, own_python, python_for
@@ -36,6 +36,8 @@ def choose_software(ground: Ground) -> Software:
             check_torch(ground, release, build)
             asked = CPU if spec.torch_build == CPU else build.build
             torch = _torch(ground, release, asked, build.build, python, build.pypi)
+            if asked != CPU:
+                check_build(torch.companions, release, build, ground.catalogue)
             cuda, cudnn, nccl, why, warnings = _parts(ground, build)
         except Refused as reason:
             refused.append(reason)
