@@ -1,5 +1,7 @@
 """Closures of packages inside one repository: exact, together, without what excludes each other."""
 
+from typing import Any
+
 import pytest
 
 from deploy.solving.offers import (
@@ -217,3 +219,8 @@ def test_origins_are_apart() -> None:
 )
 def test_branches_of_what_is_offered(version: str, branches: set[int]) -> None:
     assert repository(Offer("a", version)).branches == branches
+
+
+@pytest.mark.parametrize("packaging", ["apt", "dnf"])
+def test_a_relation_to_what_is_no_version_fits_nothing(packaging: Any) -> None:
+    assert not Relation("a", ">=", "x:1").allows("1-1", packaging)

@@ -1,7 +1,7 @@
 """What package repositories offer, and the closure of packages that a wish pulls in.
 
-Relations are python-debian's; `closure` walks them inside one origin only. What that does not name
-(libc6, dkms) is left to the distribution.
+`closure` walks dependencies inside one origin only. What that does not name (libc6, dkms) is left
+to the distribution.
 """
 
 import re
@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from debian.deb822 import PkgRelation
-
 from deploy.solving.refusal import Refused
+from deploy.solving.relations import Relation, relations
 from deploy.solving.versions import NEWEST_FIRST, compare, matches, upstream
 from deploy.stack import Origin, PackagePin, Packages, Packaging, Repository
 
@@ -29,43 +28,6 @@ __all__ = [
     "relations",
     "upstream",
 ]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """One alternative of a dependency: a name, and a version that it must stand in relation to."""
-
-    name: str
-    operator: str = ""
-    version: str = ""
-
-    def allows(self, version: str, packaging: Packaging = "apt") -> bool:
-        """Whether a version stands in the wanted relation; "" is a name without a version."""
-        if not self.operator:
-            return True
-        if not version:
-            return False
-        order = compare(version, self.version, packaging)
-        return {
-            "=": order == 0,
-            ">=": order >= 0,
-            "<=": order <= 0,
-            ">>": order > 0,
-            "<<": order < 0,
-        }.get(self.operator, False)
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.operator} {self.version})" if self.operator else self.name
-
-
-def relations(text: str) -> tuple[tuple[Relation, ...], ...]:
-    """A dependency field: groups that must all hold, of alternatives of which one must."""
-    if not text:
-        return ()
-    return tuple(
-        tuple(Relation(str(one["name"]), *(one["version"] or ("", ""))) for one in alternatives)
-        for alternatives in PkgRelation.parse_relations(text)
-    )
 
 
 @dataclass(frozen=True)
