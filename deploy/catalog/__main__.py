@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from deploy.catalog.captured import CaptureError, read
+from deploy.catalog.difference import Difference
 from deploy.catalog.load import FILES, CatalogueError, load
 from deploy.catalog.models import Catalogue, Source
-from deploy.catalog.refresh import Difference, compare
+from deploy.catalog.refresh import compare
 from deploy.catalog.rewrite import rewritten
 from deploy.catalog.said import DriverManifest, Said, ToolkitManifest, WheelSaid
 from deploy.catalog.wheels import AskError, check_torch

@@ -1,14 +1,10 @@
 """What captured files say other than the catalogue, row by row. Pure: nothing is written."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
-from deploy.catalog.agree_torch import MACHINES
-from deploy.catalog.models import Architecture, Catalogue, TorchBuild, numbers
+from deploy.catalog.difference import Difference, Edit
+from deploy.catalog.models import Architecture, Catalogue, numbers
+from deploy.catalog.refresh_torch import compare_wheel
 from deploy.catalog.said import (
     Branches,
     BranchSaid,
@@ -19,27 +15,6 @@ from deploy.catalog.said import (
     ToolkitManifest,
     WheelSaid,
 )
-from deploy.catalog.wheels import OWN
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One row to change, or to append where there is none yet."""
-
-    file: str
-    path: tuple[tuple[str, Row], ...]
-    """Name of an array and what its row holds, from the outermost one inwards."""
-    values: Row
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One line for people; without an edit it is theirs to enter, and the line says why."""
-
-    words: str
-    edit: Edit | None = None
 
 
 def compare(catalogue: Catalogue, said: Said, month: str) -> list[Difference]:
@@ -51,7 +26,7 @@ def compare(catalogue: Catalogue, said: Said, month: str) -> list[Difference]:
         case ToolkitManifest():
             return list(_toolkit(catalogue, said))
         case WheelSaid():
-            return list(_wheel(catalogue, said))
+            return list(compare_wheel(catalogue, said))
     if said and isinstance(said[0], ChipSaid):
         return list(_chips(catalogue, tuple(one for one in said if isinstance(one, ChipSaid))))
     rows = tuple(one for one in said if isinstance(one, BranchSaid))
@@ -170,69 +145,4 @@ def _contradicted(name: str, one: ChipSaid, kind: Architecture) -> Iterator[Diff
         yield Difference(
             f"{name}: the open flavour {words} it, {kind.name} has {', '.join(kind.modules)}; "
             "enter it by hand"
-        )
-
-
-def _wheel(catalogue: Catalogue, said: WheelSaid) -> Iterator[Difference]:
-    name = f"torch {said.version}" + (f"+{said.build}" if said.build else "")
-    row = next((one for one in catalogue.torch if one.version == said.version), None)
-    if row is None:
-        yield Difference(
-            f"torch: new release {said.version}; METADATA does not tell SM lists and Pythons, "
-            "enter it by hand"
-        )
-        return
-    if wrong := [one for one in row.pythons if not said.python.contains(f"{one}.0")]:
-        yield Difference(
-            f"{name}: the row has Python {', '.join(wrong)}, the wheel asks for {said.python}; "
-            "enter it by hand"
-        )
-    seen = False
-    for build in row.builds:
-        if build.build == said.build or (build.pypi and not said.build):
-            seen = True
-            yield from _asked(name, row.version, build, said)
-    if not seen:
-        yield Difference(f"{name}: no such build; its SM list is not in METADATA, enter it by hand")
-    for machine in MACHINES if not said.build else ():
-        if machine in row.cpu_wheel and _own(said, machine):
-            yield Difference(f"{name}: CUDA on {machine}, cpu_wheel says none; enter it by hand")
-
-
-def _own(said: WheelSaid, machine: str) -> list[Requirement]:
-    """What the wheel asks for of CUDA on a machine type, extras of its own left out."""
-    values = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": machine}
-    values |= {"python_version": "3.12", "python_full_version": "3.12.0", "extra": ""}
-    return [
-        one
-        for one in said.requires
-        if OWN.match(canonicalize_name(one.name))
-        and (one.marker is None or one.marker.evaluate(values))
-    ]
-
-
-def _asked(name: str, version: str, build: TorchBuild, said: WheelSaid) -> Iterator[Difference]:
-    wanted: Row = {}
-    pins = []
-    for one in _own(said, build.machine):
-        library = canonicalize_name(one.name).removeprefix("nvidia-").split("-")[0]
-        if library in ("cudnn", "nccl"):
-            wanted[library] = str(one.specifier).removeprefix("==")
-        else:
-            pins.append(f"{one.name}{one.specifier}")
-    if not wanted:
-        yield Difference(
-            f"{name} for {build.machine}: the wheel asks for no CUDA; enter it by hand"
-        )
-        return
-    if build.pypi:
-        wanted["pins"] = pins
-    has = {"cudnn": build.cudnn, "nccl": build.nccl, "pins": list(build.pins)}
-    changed = {key: value for key, value in wanted.items() if value != has[key]}
-    if changed:
-        words = ", ".join(f"{key} {has[key]} -> {value}" for key, value in changed.items())
-        place = {"build": build.build, "machine": build.machine}
-        yield Difference(
-            f"{name} for {build.machine}: {words}",
-            Edit("torch", (("release", {"version": version}), ("build", place)), changed),
         )

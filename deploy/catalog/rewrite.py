@@ -6,9 +6,9 @@ from typing import Any
 import tomlkit
 from tomlkit.items import Array, InlineTable
 
+from deploy.catalog.difference import Edit, Row
 from deploy.catalog.load import FILES, assemble
 from deploy.catalog.models import Source
-from deploy.catalog.refresh import Edit, Row
 
 UNSAID = {"machine": "x86_64"}
 """What a row means that does not name a key."""
