@@ -25,6 +25,7 @@ FIRST = (
     "tests/fleet/test_facts.py",
     "tests/fleet/test_vendor.py",
     "tests/fleet/test_verify_faults.py",
+    "tests/fleet/test_el.py",
 )
 """One lane's files, about half of the time; the other lane runs everything else there is."""
 EVERY_S = 60

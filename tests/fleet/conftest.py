@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,23 +47,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"{reason} ({len(ours)} tests)"))
 
 
-@pytest.fixture(scope="session")
-def _booted() -> Iterator[LiveFleet]:
-    lock = Path(tempfile.gettempdir()) / f"gpufleet-sim-{NAME}.lock"
+@contextmanager
+def booted(name: str, profile: str) -> Iterator[LiveFleet]:
+    """A fleet of this process alone, taken down at the end."""
+    lock = Path(tempfile.gettempdir()) / f"gpufleet-sim-{name}.lock"
     if (descriptor := proc.take(lock)) is None:
         pytest.exit(
-            f"process {proc.holder(lock)} is testing with fleet {NAME}; "
+            f"process {proc.holder(lock)} is testing with fleet {name}; "
             "take another: GPUFLEET_SIM_FLEET=NAME",
             returncode=2,
         )
     try:
-        sim("up", "--fleet", NAME, "--profile", "tests", timeout=900).ok()
-        yield LiveFleet(NAME)
+        sim("up", "--fleet", name, "--profile", profile, timeout=900).ok()
+        yield LiveFleet(name)
     finally:
         if not os.environ.get("GPUFLEET_SIM_KEEP"):
-            sim("down", "--fleet", NAME)
+            sim("down", "--fleet", name)
         lock.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def _booted() -> Iterator[LiveFleet]:
+    with booted(NAME, "tests") as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def mixed() -> Iterator[LiveFleet]:
+    """A second fleet, for the few modules about several systems: each restores what it uses."""
+    with booted(f"{NAME}-mixed", "mixed") as live:
+        yield live
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import fcntl
 import hashlib
 import os
@@ -217,7 +218,11 @@ def _build(tree: Path, kernel_release: str, key: Tsk, keys: Path, real: list[Pat
         if place.key_name == RPM_KEY_NAME:
             rpm.index(before, keys / "vendor-rpm.pgp", el.modules())
         else:
-            repo.index(before, key, origin="NVIDIA", label="NVIDIA CUDA")
+            day = email.utils.formatdate(deb.EPOCH)
+            repo.index(before, key, origin="NVIDIA", label="NVIDIA CUDA", date=day)
+        for file in before.rglob("*"):
+            if file.is_file() and file.suffix not in (".deb", ".rpm"):
+                os.utime(file, (deb.EPOCH, deb.EPOCH))  # clients ask what changed since
 
 
 def _artefacts(

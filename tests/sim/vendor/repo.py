@@ -28,15 +28,18 @@ def signing_key(file: Path) -> Tsk:
     return Tsk.from_bytes(file.read_bytes())
 
 
-def index(directory: Path, key: Tsk, *, origin: str, label: str) -> None:
+def index(directory: Path, key: Tsk, *, origin: str, label: str, date: str = "") -> None:
     """Write Packages, Packages.gz, Release, InRelease and Release.gpg beside the packages.
 
     A flat repository has no suite or component, as the vendor's: apt sees origin and label only.
+    `date` in RFC 2822's form, else now; apt takes no index that is older than the one it has.
     """
     listing = run(["apt-ftparchive", "packages", "."], cwd=directory)
     (directory / "Packages").write_text(listing)
     (directory / "Packages.gz").write_bytes(gzip.compress(listing.encode(), mtime=0))
     options = {"Origin": origin, "Label": label, "Architectures": "amd64 all"}
+    if date:
+        options["Date"] = date
     arguments = [f"-oAPT::FTPArchive::Release::{key}={value}" for key, value in options.items()]
     release = run(["apt-ftparchive", *arguments, "release", "."], cwd=directory).encode()
     (directory / "Release").write_bytes(release)
