@@ -52,19 +52,33 @@ class Case:
     distribution: str
     machine: str
     flavour: Flavour
+    full: bool = False
+    """Every optional part is wished for."""
 
     @property
     def name(self) -> str:
         machine = "" if self.machine == "x86_64" else f"-{self.machine}"
-        return f"{self.distribution}{machine}-{self.flavour}"
+        return f"{self.distribution}{machine}-{self.flavour}{'-full' if self.full else ''}"
+
+    @property
+    def wish(self) -> dict[str, Any]:
+        """Inventory keys of its hosts."""
+        return {**SPEC, **(FULL if self.full else {})}
+
+    @property
+    def spec(self) -> NodeSpec:
+        """The same, read."""
+        return NodeSpec(**self.wish)
 
 
 @cache
 def every() -> tuple[Case, ...]:
-    """Every distribution that gpufleet applies to, both flavours; and an arm64 server."""
+    """Every distribution that gpufleet applies to, both flavours; an arm64 server; all optional
+    parts on one distribution of each package system."""
     rows = [row for row in load().distributions if row.kind in APPLIED]
     found = [Case(row.name, "x86_64", flavour) for row in rows for flavour in HARDWARE]
-    return (*found, Case("ubuntu2404", "aarch64", "open"))
+    full = [Case(name, "x86_64", "open", full=True) for name in ("debian12", "rhel9")]
+    return (*found, Case("ubuntu2404", "aarch64", "open"), *full)
 
 
 def cases() -> list[Case]:
@@ -141,7 +155,7 @@ GH200 = (
 @cache
 def solved(case: Case, hardware: str = "", **wish: Any) -> Solution:
     """The answer for such a host."""
-    spec = NodeSpec(**SPEC, **wish)
+    spec = NodeSpec(**case.wish, **wish)
     answer = choose(spec, bare(case, hardware), load(), available(case), factory.TODAY)
     want = answer.environment
     if want is None:
@@ -174,6 +188,15 @@ SPEC: dict[str, Any] = {"vendor_key_fingerprint": factory.key_fingerprint()}
 """The test's own key stands for the vendor's: a lock is read only when keys fit fingerprints."""
 
 
+FULL: dict[str, Any] = {
+    "dcgm": "latest",
+    "container_toolkit": "latest",
+    "power_limit": 500,
+    "module_options": ("NVreg_EnableMSI=0",),
+    "memlock": "unlimited",
+}
+
+
 def stack(case: Case, hardware: str = "", **wish: Any) -> Stack:
     """The stack of such a host, which must have one."""
     solution = solved(case, hardware, **wish)
@@ -183,7 +206,7 @@ def stack(case: Case, hardware: str = "", **wish: Any) -> Stack:
 
 def wanted(case: Case, host: str) -> Wanted:
     """What the golden plans of a case bring hosts to."""
-    return Wanted(host=host, spec=NodeSpec(**SPEC), stack=stack(case))
+    return Wanted(host=host, spec=case.spec, stack=stack(case))
 
 
 @cache

@@ -17,10 +17,9 @@ from deploy.facts import NodeFacts
 from deploy.files import digest
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.inventory import Host as InventoryHost
-from deploy.fleet.spec import NodeSpec
 from deploy.lock import lock_path, write_lock
 from deploy.locking import new_lock
-from tests.golden.cases import SPEC, Case, cases, solved, stack, unsolved
+from tests.golden.cases import Case, cases, solved, stack, unsolved
 from tests.golden.scripts import blocks, parts
 from tests.golden.states import STATES
 from tests.golden.text import golden
@@ -54,8 +53,8 @@ def played(fleet: list[Host]) -> dict[str, Any]:
     """What pyinfra's own command does with all of them, in one run."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        wishes = {**SPEC, "fake_delay": 0.0, "fake_delay_jitter": 0.0}
-        listed = [(host.name, wishes) for host in fleet]
+        quick = {"fake_delay": 0.0, "fake_delay_jitter": 0.0}
+        listed = [(host.name, {**host.case.wish, **quick}) for host in fleet]
         inventory = place / "golden.py"
         inventory.write_text(f"gpus = {listed!r}\n")
         read = read_inventory(str(inventory))
@@ -84,7 +83,7 @@ def played(fleet: list[Host]) -> dict[str, Any]:
 
 def lock_bytes(folder: Path, listed: list[Case]) -> bytes:
     """The lock of one host of each case, as `gpufleet lock` writes it."""
-    made = {case.name: InventoryHost(case.name, (), NodeSpec(**SPEC), {}) for case in listed}
+    made = {case.name: InventoryHost(case.name, (), case.spec, {}) for case in listed}
     lock = new_lock(Fleet("golden", None, made), {case.name: solved(case) for case in listed})
     path = folder / "golden.lock"
     write_lock(path, lock)

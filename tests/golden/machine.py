@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 
+from deploy import container_toolkit
 from deploy.facts import Environment, InstalledModule, NodeFacts, OwnFile, PythonBuild, Service
 from deploy.files import digest
 from tests.golden import transactions
 from tests.golden.host import Effects, Machine, Refused
 from tests.golden.scripts import Parts
+from tests.settled import gpu
 
 
 def machine(facts: NodeFacts) -> Machine:
@@ -67,9 +69,44 @@ def loaded(host: Machine, found: Parts, stdin: str) -> None:
         raise Refused(f"modprobe finds {here}")
     values = {"loaded_version": here[0].version, "loaded_flavour": here[0].flavour}
     host.change(modules=modules.model_copy(update={**values, "nouveau_loaded": False}))
+    # A driver starts with the settings that boards come with.
+    slots = [one.slot for one in host.facts.pci or () if one.pci_class.startswith("03")]
+    boards = tuple(gpu(index, slot) for index, slot in enumerate(slots))
+    options = dict(word.split("=") for word in found.values["options"].split())
+    host.change(gpu_settings=boards, module_params={"EnableMSI": "1", **options})
     state = dict(host.facts.state or {})
     state.pop("owed_start", None)
     host.change(state=state)
+
+
+def power_limited(host: Machine, found: Parts, stdin: str) -> None:
+    watts = float(found.values["watts"])
+    boards = host.facts.gpu_settings or ()
+    if host.facts.modules and host.facts.modules.loaded_version == found.values["version"]:
+        host.change(
+            gpu_settings=tuple(one.model_copy(update={"power_limit": watts}) for one in boards)
+        )
+
+
+def specified(host: Machine, found: Parts, stdin: str) -> None:
+    modules = host.facts.modules
+    assert modules is not None
+    if modules.loaded_version == found.values["version"]:
+        host.change(cdi={"/run/cdi/nvidia.yaml": modules.loaded_version})
+
+
+def cdi_followed(host: Machine, found: Parts, stdin: str) -> None:
+    units = (container_toolkit.PATH_UNIT, container_toolkit.SERVICE)
+    up = Service(load="loaded", active="active", enabled="enabled")
+    host.change(services={**(host.facts.services or {}), **dict.fromkeys(units, up)})
+
+
+def units_enabled(host: Machine, found: Parts, stdin: str) -> None:
+    """`systemctl enable` of a unit of ours."""
+    services = dict(host.facts.services or {})
+    for unit in re.findall(r"^systemctl enable (\S+)$", found.text, re.M):
+        services[unit] = Service(load="loaded", active="active", enabled="enabled")
+    host.change(services=services)
 
 
 def started(host: Machine, found: Parts, stdin: str) -> None:
@@ -179,6 +216,9 @@ EFFECTS: Effects = {
     "os_base.rpm_present": transactions.prerequisites,
     "pins.lock": transactions.versions_locked,
     "module.there": signed_there,
+    "boot_settings.limit_power": power_limited,
+    "container_toolkit.follow": cdi_followed,
+    "container_toolkit.refresh": specified,
     "apt.apt": nothing,
     "dnf.tools": nothing,
 }
@@ -187,6 +227,7 @@ system begins with."""
 
 WORDS: Effects = {
     'rm -f -- "$path"': file_removed,
+    "systemctl enable ": units_enabled,
     'module enable "$stream"': transactions.stream_enabled,
     "record_state=": nothing,
 }
