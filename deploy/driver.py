@@ -97,11 +97,16 @@ def companions(wanted: Wanted, facts: NodeFacts) -> list[str]:
     """Installed packages outside the lock that came with the driver: the other flavour's module,
     metapackages, graphics libraries, and the packages of another driver altogether (another branch
     or origin). They carry a driver's own version, by which they are known; apt may remove them, or
-    take them along to the wanted version."""
+    take them along to the wanted version. Packages of a kernel carry the kernel's, which says
+    nothing of a driver: they are none, and signed modules among them are looked at apart."""
     driver = wanted.stack.driver
     if driver is None:
         return []
-    packages = known(facts, "packages", facts.packages)
+    packages = {
+        name: found
+        for name, found in known(facts, "packages", facts.packages).items()
+        if not name.startswith(("linux-", "kernel"))
+    }
     mine = locked(wanted.stack)
     versions = {
         upstream(found.version)

@@ -309,6 +309,16 @@ class TestUbuntu:
         values = first.commands[0].shell.split("set -- ")[0]
         assert stale in next(line for line in values.splitlines() if line.startswith("may_go="))
 
+    def test_a_kernel_is_no_companion_of_a_driver(self) -> None:
+        wish = wanted("ubuntu2404", origin="distribution")
+        found = good(wish)
+        assert found.packages is not None
+        there = {
+            f"linux-{part}-{UBUNTU_KERNEL}": Package(version="6.8.0-87.88", state="ii", held=False)
+            for part in ("image", "modules-nvidia-580-server-open")
+        }
+        assert driver.companions(wish, good(wish, packages=found.packages | there)) == []
+
     def test_a_module_of_another_version_is_not_built(self) -> None:
         wish = wanted("ubuntu2404", origin="distribution")
         modules = Modules(
