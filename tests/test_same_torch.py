@@ -1,18 +1,25 @@
 """Groups of hosts that share one torch: what they agree on, and when they cannot."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy import locking
 from deploy.catalog import load
+from deploy.commands import lock as lock_command
 from deploy.facts import NodeFacts, PythonFacts
+from deploy.fleet import exits
 from deploy.fleet.inventory import Fleet, Host
 from deploy.fleet.spec import NodeSpec
-from deploy.lock import HostLock, Lock, spec_digest
+from deploy.lock import HostLock, Lock, read_lock, spec_digest
 from deploy.locking import beside
 from deploy.solve import Answer, Beside, Case, Common, choose_all
+from deploy.solving.parts import EnvironmentWish
+from deploy.stack import TorchEnvironment
 from tests import factory
 from tests.factory import environment, facts, solved
+from tests.test_lock_command import World
 
 V100, H100, BLACKWELL = facts("v100"), facts("hgx-h100"), facts("l40s")
 BLACKWELL = facts(
@@ -186,3 +193,67 @@ def test_who_stands_beside_is_read_from_the_lock_when_it_answers_todays_wishes()
 
 def _host(name: str, spec: NodeSpec) -> Host:
     return Host(name=name, spec=spec, data={}, groups=())
+
+
+# ---- through the command: what is locked stays until the whole group is solved anew
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(tmp_path)
+    monkeypatch.setattr(lock_command, "survey", made.survey)
+
+    def resolve(wish: EnvironmentWish, kept: object = None) -> TorchEnvironment:
+        return environment(
+            torch=wish.torch,
+            build=wish.build,
+            hardware_build=wish.hardware_build,
+            python=wish.python,
+        )
+
+    monkeypatch.setattr(locking, "Resolver", lambda: resolve)
+    made.add("h1", H100, torch=None, same_torch="train")
+    return made
+
+
+def torches(world: World) -> dict[str, str]:
+    lock = read_lock(world.lock)
+    assert lock is not None
+    stacks = {name: lock.stack_of(name) for name in lock.hosts}
+    return {
+        name: f"{stack.environment.torch}+{stack.environment.build}"
+        for name, stack in stacks.items()
+        if stack and stack.environment
+    }
+
+
+def test_a_lock_moves_a_group_only_as_a_whole(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert world.run("lock") == exits.OK
+    assert torches(world) == {"h1": "2.15.0+cu132"}
+    world.add("v1", V100, torch=None, same_torch="train")
+    assert world.run("lock") == exits.FAILED
+    said = capsys.readouterr().out
+    assert "h1 is locked to torch 2.15.0+cu132 on Python 3.11, which does not serve v1" in said
+    assert "--upgrade --limit h1,v1: the whole group anew" in said
+    assert torches(world) == {"h1": "2.15.0+cu132"}
+    assert world.run("lock", "--upgrade", "--limit", "v1") == exits.FAILED
+    assert torches(world) == {"h1": "2.15.0+cu132"}
+    assert world.run("lock", "--upgrade", "--limit", "h1,v1") == exits.OK
+    assert torches(world) == {"h1": "2.14.1+cu126", "v1": "2.14.1+cu126"}
+    world.add("h2", H100, torch=None, same_torch="train")
+    world.add("h3", H100, torch=None)
+    assert world.run("lock", "--limit", "h2,h3") == exits.OK
+    assert torches(world) == dict.fromkeys(("h1", "h2", "v1"), "2.14.1+cu126") | {
+        "h3": "2.15.0+cu132"
+    }
+
+
+def test_a_member_that_does_not_answer_keeps_the_group_where_it_is(world: World) -> None:
+    world.add("h2", H100, torch="2.14", same_torch="train")
+    assert world.run("lock") == exits.OK
+    assert set(torches(world).values()) == {"2.14.1+cu130"}
+    world.found["h2"] = "h2: no answer within 10 s"
+    assert world.run("lock", "--upgrade") == exits.NOT_LOOKED_AT
+    assert torches(world) == dict.fromkeys(("h1", "h2"), "2.14.1+cu130")
