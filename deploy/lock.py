@@ -121,6 +121,7 @@ def expected_state(
         "library_path": spec.library_path,
         "persistence": spec.persistence,
         "mig": None if spec.mig is None else sorted(spec.mig),
+        "ecc": spec.ecc,
         "environment": {
             "id": environment.id,
             "path": f"{spec.prefix}/envs/{environment.id}",

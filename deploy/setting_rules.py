@@ -64,13 +64,19 @@ def _beyond(gpu: GpuSettings, watts: int) -> str:
 
 def pending(wanted: Wanted, facts: NodeFacts) -> str:
     """What waits for a boot, "" when nothing that is wished does."""
-    spec, found = wanted.spec, []
-    for gpu in facts.gpu_settings or ():
-        if spec.ecc is not None and gpu.ecc != gpu.ecc_pending == spec.ecc:
-            found.append(f"ECC of GPU {gpu.index}")
-        if spec.mig is not None and gpu.mig != gpu.mig_pending == bool(spec.mig):
-            found.append(f"MIG mode of GPU {gpu.index}")
-    return f"waiting for a boot: {', '.join(found)}" if found else ""
+    spec, gpus = wanted.spec, facts.gpu_settings or ()
+    waiting = {
+        "ECC": [g for g in gpus if spec.ecc is not None and g.ecc != g.ecc_pending == spec.ecc],
+        "MIG mode": [
+            g for g in gpus if spec.mig is not None and g.mig != g.mig_pending == bool(spec.mig)
+        ],
+    }
+    found = [
+        f"{what} of GPU {', '.join(str(gpu.index) for gpu in those)}"
+        for what, those in waiting.items()
+        if those
+    ]
+    return f"waiting for a boot: {'; '.join(found)}" if found else ""
 
 
 def foreseen(wanted: Wanted, facts: NodeFacts) -> Reboot | None:
