@@ -19,7 +19,7 @@ from deploy.removal import ours
 from deploy.setting_facts import FIELDS, read_params, read_settings
 from deploy.setting_rows import setting_rows
 from deploy.steps import Wanted
-from tests.broken import said
+from tests.broken import both, said
 from tests.conformed import conformed
 from tests.factory import facts, solved
 from tests.reported import ask, changed, scene
@@ -359,6 +359,17 @@ class TestVerification:
         assert not isinstance(look, str)
         assert (look.verdict, len(look.findings)) == ("degraded", 8)
         assert look.findings[0].expected == "on"
+
+    def test_ecc_may_be_wished_off(self) -> None:
+        whole = scene()
+        wished_off = said("expected.ecc", False)
+        look = ask(CHECKS["gpu.ecc"], changed(whole, wished_off))
+        assert not isinstance(look, str)
+        assert (look.verdict, look.findings[0].expected) == ("degraded", "off")
+        is_off = [said(f"report.nvml.gpus.{index}.ecc.mode", False) for index in range(8)]
+        look = ask(CHECKS["gpu.ecc"], changed(whole, both(wished_off, *is_off)))
+        assert not isinstance(look, str)
+        assert look.verdict == "pass"
 
     def test_the_container_toolkit_may_come_from_its_own_repository(self) -> None:
         healthy = scene()
