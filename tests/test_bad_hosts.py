@@ -33,6 +33,7 @@ from tests.golden.states import converged
 from tests.probe_text import probe_text
 
 CASE = Case("debian12", "x86_64", "open")
+EL = Case("rhel9", "x86_64", "open")
 EVIL = "\x1b]0;owned\x07$(touch /tmp/owned)`id`';\N{RIGHT-TO-LEFT OVERRIDE}"
 
 
@@ -96,6 +97,14 @@ BAD: dict[str, tuple[str, str]] = {
     "no-packages": (
         good(uptime_s=3).replace(f"{NONCE} part packages 0", f"{NONCE} part packages late"),
         "packages (took longer than its time limit",
+    ),
+    "el-no-version": (
+        probe_text(bare(EL), NONCE).replace("\t1-1\n", f"\t1-1{EVIL}\n"),
+        "is no version of an rpm",
+    ),
+    "el-torn": (
+        "\n".join(line for line in probe_text(bare(EL), NONCE).split("\n") if "family" not in line),
+        "part manager has lost or gained lines",
     ),
     "no-settings": (
         good(uptime_s=4).replace(f"{NONCE} part rdma 0", f"{NONCE} part rdma died"),
@@ -218,7 +227,7 @@ def rich(case: Case) -> NodeFacts:
     )
 
 
-RICH = (CASE, Case("ubuntu2404", "x86_64", "open"))
+RICH = (CASE, EL, Case("ubuntu2404", "x86_64", "open"))
 LINES = {case: probe_text(rich(case), NONCE).split("\n") for case in RICH}
 
 
