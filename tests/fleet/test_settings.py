@@ -98,7 +98,7 @@ def test_all_of_it_is_applied_kept_over_a_boot_and_left_out_again(h100: Node) ->
     lockable_memory(h100)
     due = reboot_due(h100.wanted, h100.facts())
     assert due is not None
-    assert due.why.startswith("waiting for a boot: ECC of GPU 0")
+    assert due.why == "waiting for a boot: ECC of GPU 0, 1, 2, 3, 4, 5, 6, 7"
 
     again(h100)
     assert h100.titles() == []
