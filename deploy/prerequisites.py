@@ -57,15 +57,15 @@ def _of_environment(stack: Stack, base: BaseNames, facts: NodeFacts) -> dict[str
     lacking = dict[str, str]()
     if stack.environment is None:
         return lacking
-    if stack.environment.managed_python is None:
-        python = known(facts, "python", facts.python)
-        if not python.version:
-            lacking |= dict.fromkeys(base.python, "no python3")
-        if not python.venv:
-            lacking |= dict.fromkeys(base.venv, "python3 cannot make virtual environments")
-        if not python.headers:
-            names = [_of_python(name, python.version, stack) for name in base.python_headers]
-            lacking |= dict.fromkeys(names, "no Python.h, which torch.compile needs")
+    python = known(facts, "python", facts.python)
+    # uv itself comes by the host's own python3, also where it is to bring another one.
+    if not python.version:
+        lacking |= dict.fromkeys(base.python, "no python3")
+    if not python.venv:
+        lacking |= dict.fromkeys(base.venv, "python3 cannot make virtual environments")
+    if stack.environment.managed_python is None and not python.headers:
+        names = [_of_python(name, python.version, stack) for name in base.python_headers]
+        lacking |= dict.fromkeys(names, "no Python.h, which torch.compile needs")
     if not known(facts, "compiler", facts.compiler):
         lacking |= dict.fromkeys(base.compiler, "no C++ compiler for torch.compile")
     return lacking
