@@ -9,7 +9,7 @@ from verify.applies import Scene
 from verify.checks import HOST, Component, Look, check
 
 GPU_PACKAGES = ("nvidia-*", "libnvidia-*", "cuda-*", "libcuda*", "cudnn*", "libcudnn*", "libnccl*")
-"""Debian names of the vendor's packages (research: provisioning 2.6), as dpkg's patterns."""
+"""Names of the vendor's packages (research: provisioning 2.6), as patterns of dpkg and rpm."""
 TOOLKIT = ("nvidia-container-", "libnvidia-container")
 """The vendor has these in a repository of their own as well (nvidia.github.io/libnvidia-container;
 research: provisioning 2.5): theirs says nothing of the driver's origin."""
@@ -20,12 +20,17 @@ LEFTOVERS = (
 )
 """What the vendor's .run files leave, each with the way to undo them."""
 _INSTALLED = "dpkg-query -W -f '${db:Status-Abbrev}\\t${Package}\\t${Version}\\n'"
+_RPMS = "rpm -qa --qf 'ii \\t%{NAME}\\t%{EVR}\\n'"
+_ORIGINS = "dnf -q --disablerepo='*' repoquery --installed --qf '%{name}\\t%{from_repo}'"
+NO_COMMAND = 127
 
 
 def installed(host: Any, *patterns: str) -> dict[str, str] | None:
-    """Packages that dpkg has configured -> version; None where dpkg does not say."""
+    """Packages that dpkg has configured, or rpm installed, -> version; None where neither says."""
     words = " ".join(["%s"] * len(patterns))
     asked = host.run(f"{_INSTALLED.replace('%', '%%')} -- {words}", *patterns)
+    if asked.rc == NO_COMMAND:
+        asked = host.run(f"{_RPMS.replace('%', '%%')} {words}", *patterns)
     if asked.rc not in (0, 1):  # 1: one of the names is not known
         return None
     found = {}
@@ -49,7 +54,7 @@ def test_packages(scene: Scene, host: Any, look: Look) -> None:
     assert expected is not None
     found = installed(host, *expected["packages"])
     if found is None:
-        look.unknown(HOST, "installed packages", why="dpkg-query does not answer")
+        look.unknown(HOST, "installed packages", why="neither dpkg-query nor rpm answers")
         return
     for name, version in expected["packages"].items():
         look.at(
@@ -70,7 +75,8 @@ def test_packages(scene: Scene, host: Any, look: Look) -> None:
 def test_origin(host: Any, look: Look) -> None:
     """GPU packages come from one repository, and nothing came from a .run file."""
     for path in LEFTOVERS:
-        there = host.run("if [ -e %s ]; then dpkg-query -S %s; else exit 44; fi", path, path)
+        owner = "dpkg-query -S %s 2>/dev/null || rpm -qf %s"
+        there = host.run(f"if [ -e %s ]; then {owner}; else exit 44; fi", path, path, path)
         look.at(
             Component(kind="file", name=path),
             "what the vendor's .run file installs",
@@ -80,13 +86,16 @@ def test_origin(host: Any, look: Look) -> None:
         )
     packages = installed(host, *GPU_PACKAGES)
     if packages is None:
-        look.unknown(HOST, "origin of GPU packages", why="dpkg-query does not answer")
+        look.unknown(HOST, "origin of GPU packages", why="neither dpkg-query nor rpm answers")
         return
     packages = {name: full for name, full in packages.items() if not name.startswith(TOOLKIT)}
     if not packages:
         return
     words = " ".join(["%s"] * len(packages))
     asked = host.run(f"LC_ALL=C apt-cache policy {words}", *packages)
+    if asked.rc == NO_COMMAND:
+        _origin_of_rpms(packages, host, look)
+        return
     tables = policies(asked.stdout)
     lacking = packages.keys() - tables.keys()
     if asked.rc != 0 or lacking:
@@ -129,6 +138,30 @@ def test_origin(host: Any, look: Look) -> None:
                 held=home in following,
                 verdict="degraded",
             )
+
+
+def _origin_of_rpms(packages: dict[str, str], host: Any, look: Look) -> None:
+    """dnf notes which repository each package came from; rpm itself does not."""
+    words = " ".join(["%s"] * len(packages))
+    asked = host.run(f"{_ORIGINS.replace('%', '%%')} {words}", *packages)
+    lines = (line.partition("\t")[::2] for line in asked.stdout.splitlines())
+    origin = {name: repository.strip() for name, repository in lines if name in packages}
+    if asked.rc != 0 or not origin:
+        why = "dnf repoquery --installed says nothing of them"
+        look.unknown(HOST, "origin of GPU packages", why=why)
+        return
+    named = [one for one in origin.values() if one and not one.startswith(("@", "<"))]
+    home = max(sorted(set(named)), key=named.count, default="")
+    for name, version in sorted(packages.items()):
+        mine = origin.get(name, "")
+        look.at(
+            Component(kind="package", name=name),
+            f"origin of {version}",
+            found=mine if mine in named else f"no repository ({mine or 'dnf knows of none'})",
+            expected=home or "a repository",
+            held=bool(mine) and mine == home,
+            verdict="fail" if mine in named else "degraded",
+        )
 
 
 class Policy:
