@@ -28,7 +28,7 @@ def warnings(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
     for pin in theirs:
         yield from _wins(pin, pins, vendor)
     yield from _twice(theirs)
-    for path in sorted({pin.path for pin in facts.ignored_pins}):
+    for path in sorted({pin.path for pin in facts.ignored_pins or ()}):
         yield (
             f"{path} pins GPU packages or their prerequisites and apt does not read it: a file "
             "there needs a name of letters, digits, - and _, ending in .pref or in nothing "

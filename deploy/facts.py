@@ -255,7 +255,7 @@ class NodeFacts(Model):
     packages: dict[str, Package] | None
     candidates: dict[str, Candidate] | None
     pins: tuple[Pin, ...] | None
-    ignored_pins: tuple[Pin, ...] = ()
+    ignored_pins: tuple[Pin, ...] | None = ()
     """Stanzas in files that apt does not read, for their names; files put aside are left out."""
     sources: tuple[Source, ...] | None
     streams: dict[str, str] | None = Field(default={})

@@ -218,8 +218,10 @@ part_candidates() {
 dnf_candidates() {
     command -v dnf >/dev/null || return 3
     # dnf writes beside what it reads, so it gets a folder of links and reads that, without network.
+    [ -r /var/cache/dnf ] || { echo "dnf has fetched nothing yet" >&2; return 1; }
     mkdir "$work/dnf" "$work/dnf/persist" "$work/dnf/log" &&
         cp -rs /var/cache/dnf "$work/dnf/cache" 2>/dev/null || return 1
+    rm -f "$work"/dnf/cache/*.pid # another dnf's locks are of no concern to a copy
     # shellcheck disable=SC2046,SC2086 # lists of package names
     set -- $RPM_POLICY $(
         for directory in /lib/modules/*/; do

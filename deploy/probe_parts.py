@@ -260,7 +260,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "packages": ("packages", "dpkg"),
     "candidates": ("candidates",),
     "manager": (
-        *("packaging", "pins", "sources", "auto_upgrades"),
+        *("packaging", "pins", "ignored_pins", "sources", "auto_upgrades"),
         *("streams", "versionlocks", "own_versionlocks"),
     ),
     "services": ("services",),

@@ -47,6 +47,11 @@ def own(spec: NodeSpec) -> tuple[str, ...]:
     return (*below, where.expected, verified, where.record, where.work, where.lock)
 
 
+def called(path: str) -> str:
+    """A path of `look` as people are told of it: of dnf's list of locks only our entries go."""
+    return f"{path} (our entries)" if path == LOCKS else path
+
+
 LOOK_S = 60
 REMOVE_S = 1800
 """Seconds: environments are hundreds of thousands of files, and an initramfs may be rebuilt."""

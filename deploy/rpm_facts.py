@@ -71,6 +71,7 @@ def read_rpm_candidates(lines: list[str], root: bool, unknown: dict[str, str]) -
 def read_dnf(lines: list[str], root: bool, unknown: dict[str, str]) -> dict[str, Any]:
     """Sources, excludes, enabled streams, locks and dnf-automatic's settings."""
     values: dict[str, Any] = {"streams": {}, "versionlocks": (), "own_versionlocks": ()}
+    values["ignored_pins"] = ()
     sources: list[Source] = []
     pins: list[Pin] = []
     apply = ""
@@ -103,9 +104,9 @@ def read_dnf(lines: list[str], root: bool, unknown: dict[str, str]) -> dict[str,
     elif any(tag == "locking" and rest.strip().lower() in _NO for tag, rest in tags):
         values["versionlocks"], values["own_versionlocks"] = (), None
         unknown["own_versionlocks"] = "versionlock.conf says enabled = 0, so no lock has an effect"
+    holders = (rest.split(" ", 1) for tag, rest in tags if tag == "holder")
     values["dnf_lock_holder"] = ", ".join(
-        f"{name} (pid {int(pid)})"
-        for pid, name in (rest.split(" ", 1) for tag, rest in tags if tag == "holder")
+        dict.fromkeys(f"{name} (pid {int(pid)})" for pid, name in holders)
     )
     on = apply.lower() in {"yes", "1", "true", "on"}
     return values | {

@@ -72,6 +72,22 @@ def test_everything_of_ours_goes_and_nothing_else(host: LocalHost) -> None:
     assert "nouveau" in warning, "nothing else keeps it off on this host"
 
 
+def test_of_dnfs_locks_only_ours_go(host: LocalHost) -> None:
+    for path in ("etc/yum.repos.d/gpufleet.repo", "etc/pki/rpm-gpg/RPM-GPG-KEY-gpufleet-vendor"):
+        (host.root / path).parent.mkdir(parents=True)
+        (host.root / path).write_text("x\n")
+    locks = host.root / "etc/dnf/plugins/versionlock.list"
+    locks.parent.mkdir(parents=True)
+    locks.write_text("a-0:1-1.*\n# gpufleet begin: x\nb-0:1-1.*\n# gpufleet end\nc-0:1-1.*\n")
+    connection = Moved(host)
+    remove(connection, look(connection, SPEC), SPEC)
+    assert locks.read_text() == "a-0:1-1.*\nc-0:1-1.*\n"
+    assert list((host.root / "etc/yum.repos.d").iterdir()) == []
+    assert list((host.root / "etc/pki/rpm-gpg").iterdir()) == []
+    assert look(connection, SPEC) == []
+    assert [one.name for one in locks.parent.iterdir()] == ["versionlock.list"]
+
+
 def test_a_prefix_with_other_things_in_it_stays(host: LocalHost) -> None:
     other = host.root / "opt/gpufleet/data.txt"
     other.write_text("mine\n")

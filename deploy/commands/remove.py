@@ -22,7 +22,7 @@ from deploy.fleet.runs import Run, begin, controller, now, printable
 from deploy.fleet.transport import Unreachable, connect, on_each
 from deploy.fleet.waiting import Waiting
 from deploy.outcome import Outcome, exit_code, show
-from deploy.removal import LOOK_S, REMOVE_S, RemovalFailed, look, remove
+from deploy.removal import LOOK_S, REMOVE_S, RemovalFailed, called, look, remove
 from deploy.survey import BadProbe, probe
 
 STAYS = "vendor packages, the driver and /usr/local/cuda stay as they are"
@@ -100,7 +100,7 @@ def preview(
     for paths, names in alike.items():
         print(f"  {fold(names)}", file=say)
         for path in paths:
-            print(f"    {path}", file=say)
+            print(f"    {called(path)}", file=say)
     print(f"  {STAYS}", file=say)
 
 
@@ -160,7 +160,7 @@ def _clear(host: Host, paths: list[str], record: Run) -> Outcome:
     if left:
         message = f"still there after removal: {', '.join(left)}"
         return Outcome(host=host.name, status="failed", message=message)
-    removed = tuple(f"{path} is gone" for path in paths)
+    removed = tuple(f"{called(path)} is gone" for path in paths)
     return Outcome(host=host.name, status="converged", message=warning, changed=removed)
 
 
