@@ -115,6 +115,20 @@ NEXT = said("report.kernel.next", "6.1.0-41-amd64")
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 
+def rpms(
+    there: Host, versions: dict[str, str], origins: dict[str, str] | None = None
+) -> None:
+    """A host of rpm and dnf, a package of which is at another version or of another origin."""
+    packages = there.packages | versions
+    known = dict.fromkeys(packages, "vendor") | (origins or {})
+    there.answers |= {
+        "dpkg-query": Ran(127),
+        "apt-cache": Ran(127),
+        "rpm": Ran(0, "".join(f"ii \t{name}\t{full}\n" for name, full in packages.items())),
+        "dnf": Ran(0, "".join(f"{name}\t{one}\n" for name, one in known.items())),
+    }
+
+
 def no_persistence(there: Host) -> None:
     there.services.remove("nvidia-persistenced")
 
@@ -385,7 +399,19 @@ CASES = [
         "stack.packages",
         part="host",
         verdict="not-run",
-        there=lambda host: host.answers.update({"dpkg-query": Ran(127)}),
+        there=lambda host: host.answers.update({"dpkg-query": Ran(2)}),
+    ),
+    Case(
+        "stack.packages",
+        part="host",
+        verdict="not-run",
+        there=lambda host: host.answers.update({"dpkg-query": Ran(127), "rpm": Ran(127)}),
+    ),
+    Case(
+        "stack.packages",
+        part="package libnvidia-ml1",
+        there=lambda host: rpms(host, {"libnvidia-ml1": "2:1-1.el9"}),
+        says="2:1-1.el9",
     ),
     Case(
         "stack.origin",
@@ -416,7 +442,26 @@ CASES = [
         "stack.origin",
         part="host",
         verdict="not-run",
-        there=lambda host: host.answers.update({"apt-cache": Ran(127)}),
+        there=lambda host: host.answers.update({"apt-cache": Ran(100)}),
+    ),
+    Case(
+        "stack.origin",
+        part="package libnvidia-ml1",
+        there=lambda host: rpms(host, {}, {"libnvidia-ml1": "epel"}),
+        says="epel",
+    ),
+    Case(
+        "stack.origin",
+        part="package libnvidia-ml1",
+        verdict="degraded",
+        there=lambda host: rpms(host, {}, {"libnvidia-ml1": "@commandline"}),
+        says="no repository (@commandline)",
+    ),
+    Case(
+        "stack.origin",
+        part="host",
+        verdict="not-run",
+        there=lambda host: host.answers.update({"apt-cache": Ran(127), "dnf": Ran(127)}),
     ),
     Case(
         "env.works",
