@@ -115,9 +115,7 @@ NEXT = said("report.kernel.next", "6.1.0-41-amd64")
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 
-def rpms(
-    there: Host, versions: dict[str, str], origins: dict[str, str] | None = None
-) -> None:
+def rpms(there: Host, versions: dict[str, str], origins: dict[str, str] | None = None) -> None:
     """A host of rpm and dnf, a package of which is at another version or of another origin."""
     packages = there.packages | versions
     known = dict.fromkeys(packages, "vendor") | (origins or {})

@@ -19,7 +19,7 @@ from deploy.removal import ours
 from deploy.setting_facts import FIELDS, read_params, read_settings
 from deploy.setting_rows import setting_rows
 from deploy.steps import Wanted
-from tests.broken import both, said
+from tests.broken import both, rpms, said
 from tests.conformed import conformed
 from tests.factory import facts, solved
 from tests.reported import ask, changed, scene
@@ -384,6 +384,15 @@ class TestVerification:
         look = ask(CHECKS["stack.origin"], healthy, there)
         assert not isinstance(look, str)
         assert look.verdict == "fail"
+
+    def test_a_host_of_rpm_and_dnf_is_green(self) -> None:
+        healthy = scene()
+        there = healthy_host(healthy)
+        rpms(there, {}, {"nvidia-container-toolkit": "toolkit"})
+        for name in ("stack.packages", "stack.origin"):
+            look = ask(CHECKS[name], healthy, there)
+            assert not isinstance(look, str)
+            assert (look.verdict, look.findings) == ("pass", [])
 
     def test_the_services_of_what_is_installed_are_expected(self) -> None:
         wish = wanted(dcgm="latest", container_toolkit="latest", mig=HALF)
