@@ -128,12 +128,14 @@ def test_only_locked_versions_are_installed(play: Play) -> None:
 
 def test_the_lock_of_all_of_them_is_the_same_bytes_wherever_it_is_made(tmp_path: Path) -> None:
     """In another order, and in another process with other hashes of strings."""
-    here = compare.lock_bytes(tmp_path, list(cases()))
-    assert compare.lock_bytes(tmp_path, list(reversed(cases()))) == here
+    listed = {case.name: case for case in cases()}
+    here = compare.lock_bytes(tmp_path, listed)
+    assert compare.lock_bytes(tmp_path, dict(reversed(listed.items()))) == here
     code = (
         "import pathlib, sys; from tests.golden.cases import cases; "
         "from tests.golden.compare import lock_bytes; "
-        "sys.stdout.buffer.write(lock_bytes(pathlib.Path(sys.argv[1]), cases()))"
+        "listed = {case.name: case for case in cases()}; "
+        "sys.stdout.buffer.write(lock_bytes(pathlib.Path(sys.argv[1]), listed))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],

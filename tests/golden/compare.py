@@ -15,7 +15,7 @@ from typing import Any
 
 from deploy.facts import NodeFacts
 from deploy.files import digest
-from deploy.fleet.inventory import Fleet, read_inventory
+from deploy.fleet.inventory import Fleet
 from deploy.fleet.inventory import Host as InventoryHost
 from deploy.lock import lock_path, write_lock
 from deploy.locking import new_lock
@@ -57,9 +57,7 @@ def played(fleet: list[Host]) -> dict[str, Any]:
         listed = [(host.name, {**host.case.wish, **quick}) for host in fleet]
         inventory = place / "golden.py"
         inventory.write_text(f"gpus = {listed!r}\n")
-        read = read_inventory(str(inventory))
-        lock = new_lock(read, {host.name: solved(host.case) for host in fleet})
-        write_lock(lock_path(inventory), lock)
+        lock_path(inventory).write_bytes(lock_bytes(place, {h.name: h.case for h in fleet}))
         facts = {host.name: host.facts.model_dump_json() for host in fleet}
         (place / "hosts.json").write_text(json.dumps(facts))
         done = subprocess.run(
@@ -81,11 +79,13 @@ def played(fleet: list[Host]) -> dict[str, Any]:
         return hosts
 
 
-def lock_bytes(folder: Path, listed: list[Case]) -> bytes:
-    """The lock of one host of each case, as `gpufleet lock` writes it."""
-    made = {case.name: InventoryHost(case.name, (), case.spec, {}) for case in listed}
-    lock = new_lock(Fleet("golden", None, made), {case.name: solved(case) for case in listed})
-    path = folder / "golden.lock"
+def lock_bytes(folder: Path, listed: dict[str, Case]) -> bytes:
+    """The lock of these hosts, as `gpufleet lock` writes it."""
+    made = {name: InventoryHost(name, (), case.spec, {}) for name, case in listed.items()}
+    lock = new_lock(
+        Fleet("golden", None, made), {name: solved(case) for name, case in listed.items()}
+    )
+    path = folder / "written.lock"
     write_lock(path, lock)
     return path.read_bytes()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,13 @@ _BEFORE, _AFTER = "\n' gpufleet ", " </dev/null >/dev/null 2>&1 &\nsupervisor="
 
 def step_command(executed: str) -> tuple[dict[str, str], str] | None:
     """What the engine's supervisor was told to run, and for which step; None for other commands."""
+    from tests.golden.scripts import unquoted
+
     _, found, rest = executed.partition(_BEFORE)
     if not found:
         return None
     entry, _, shell = rest.partition(_AFTER)[0].partition(' "$limit" ')
     return json.loads(unquoted(entry) + "}"), unquoted(shell)
-
-
-def unquoted(word: str) -> str:
-    """The inverse of shlex.quote. shlex itself reads a megabyte a second."""
-    return word[1:-1].replace("'\"'\"'", "'") if word.startswith("'") else word
 
 
 class Fleet:
@@ -89,6 +87,7 @@ class Held:
 
 def install(fleet: Fleet) -> None:
     """Exchange what must be, and listen to the rest."""
+    from pyinfra.api import connectors
     from pyinfra.connectors.fake import FakeConnector
 
     import deploy.native
@@ -116,6 +115,8 @@ def install(fleet: Fleet) -> None:
         fleet.outcomes[str(host.name)] = outcome.model_dump(mode="json")
         tell(host, outcome)
 
+    # pyinfra reads the list of its connectors anew for every host.
+    connectors.get_all_connectors = cache(connectors.get_all_connectors)  # type: ignore[assignment]
     FakeConnector.run_shell_command = run_shell_command  # type: ignore[method-assign]
     Connection.hold = lambda *_given, **_named: Held()  # type: ignore[method-assign, assignment, return-value]
     deploy.survey.new_nonce = lambda: NONCE

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from deploy import interest
@@ -13,7 +13,7 @@ from deploy.facts import NodeFacts
 from deploy.files import digest
 from deploy.packages import locked
 from deploy.stack import Packages, Stack
-from tests.golden.scripts import blocks, parts
+from tests.golden.scripts import blocks, parts, unquoted
 
 WIDTH = 100
 
@@ -28,14 +28,14 @@ def golden(
     if plan is None:
         raise AssertionError(f"{title}: pyinfra made no plan of it")
     lines += list(verdict(plan, played["outcome"]))
-    commands = list(played["executed"])
+    commands, sets = list(played["executed"]), _sets(stack)
     for number, step in enumerate(plan["steps"], start=1):
         mark = "  (disruptive)" if step["disruptive"] else ""
         lines += ["", f"{number}. {step['layer']}: {step['title']}{mark}"]
         lines += _folded(f"why: {step['why']}", "   ")
         mine = (step["layer"], step["title"])
         while commands and (commands[0]["layer"], commands[0]["title"]) == mine:
-            lines += [f"   {line}" for line in command(commands.pop(0), stack, shown)]
+            lines += [f"   {line}" for line in command(commands.pop(0), stack, sets, shown)]
     if commands:
         left = ", ".join(dict.fromkeys(f"{one['layer']}: {one['title']}" for one in commands))
         lines += ["", f"executed beyond the plan: {left}"]
@@ -118,11 +118,13 @@ def verdict(plan: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> Itera
         yield from (f"    {line}" for line in outcome["tail"])
 
 
-def command(one: Mapping[str, str], stack: Stack, shown: dict[str, str]) -> Iterator[str]:
+def command(
+    one: Mapping[str, str], stack: Stack, sets: dict[str, str], shown: dict[str, str]
+) -> Iterator[str]:
     """One command: assignments and fixed texts by name on one line each run, then its input."""
     run: list[str] = []
     mark = "$"
-    for line in [*_shell(parts(one["shell"]).text, stack, one["stdin"]), None]:
+    for line in [*_shell(parts(one["shell"]).text, sets, one["stdin"]), None]:
         if line is not None and _PLAIN.fullmatch(line):
             run.append(line)
             continue
@@ -142,16 +144,20 @@ _PLAIN = re.compile(r"[a-z_A-Z]+=.*|<[a-z0-9_.]+>")
 """An assignment or a fixed text."""
 
 
-def _shell(text: str, stack: Stack, stdin: str) -> Iterator[str]:
-    sets = {
+def _sets(stack: Stack) -> dict[str, str]:
+    """Lists of packages as commands write them, and what they are."""
+    return {
         words: name
         for name, pins in (*_parts_of(stack).items(), ("every package of the lock", locked(stack)))
         for words in (_words(pins, "="), _words(pins, "-"))
         if len(pins) > 1
     }
+
+
+def _shell(text: str, sets: dict[str, str], stdin: str) -> Iterator[str]:
     for line in filter(None, text.splitlines()):
         name, equals, value = line.partition("=")
-        bare = "".join(shlex.split(value)) if equals and value.startswith("'") else value
+        bare = unquoted(value)
         if bare in sets and equals:
             line = f"{name}=<{sets[bare]}>"
         elif name == "digest" and bare == digest(stdin):
@@ -189,6 +195,11 @@ def _wrapped(line: str) -> Iterator[str]:
     yield current
 
 
+@cache
+def _fixed() -> dict[str, str]:
+    return {text: name for name, text in blocks()}
+
+
 def _input(text: str, stack: Stack, shown: dict[str, str]) -> Iterator[str]:
     key = stack.repository.key if stack.repository else None
     if key is not None and text.strip() == key.strip():
@@ -197,7 +208,7 @@ def _input(text: str, stack: Stack, shown: dict[str, str]) -> Iterator[str]:
         yield "<the stack as JSON>"
     elif text.startswith("{"):
         yield "<the expected state as JSON>"
-    elif text in (fixed := {one: name for name, one in blocks()}):
+    elif text in (fixed := _fixed()):
         yield f"<{fixed[text]}>"
     elif text in shown:
         yield f"<as in {shown[text]}>"
