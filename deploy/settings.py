@@ -61,15 +61,16 @@ fi
 
 
 def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:
-    """Files for the next boot, then what is not as wished now."""
+    """Files for the next boot, then what is not as wished now; MIG last, for a change of its mode
+    may reset the GPU, which brings a pending ECC mode about as well."""
     driver = wanted.stack.driver
     if driver is None:
         return boot_settings.steps(NAME, wanted, facts)
     return [
         *boot_settings.steps(NAME, wanted, facts),
         *_power(wanted, facts, driver),
-        *_mig(wanted, facts, driver),
         *_ecc(wanted, facts, driver),
+        *_mig(wanted, facts, driver),
     ]
 
 
