@@ -33,13 +33,13 @@ def test_a_groups_candidates_are_solved_once_for_equal_members(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted: list[Any] = []
-    real = solve._solve
+    real = solve.solve_whole
 
     def counting(*arguments: Any) -> Any:
         counted.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(solve, "_solve", counting)
+    monkeypatch.setattr(solve, "solve_whole", counting)
     hosts = {name: case for name, case in fleet(ROUND).items() if case.spec.same_torch}
     _shared.cache_clear()
     choose_all(hosts, load(), TODAY)
