@@ -202,6 +202,18 @@ def test_changed_wheels_are_told(
     assert "h1: wheels numpy 2.4.6 -> 2.5.0, torch 2.13.0+cpu -> -" in said()
 
 
+def test_another_maker_of_the_same_wheels_is_told(
+    world: World, said: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.hosts["h1"]["torch"] = "2.13.0"
+    world.run("lock")
+    other = factory.environment(id="1", kind="venv", uv="", uv_hashes=())
+    monkeypatch.setattr(locking, "Resolver", lambda: lambda wish, kept=None: other)
+    said()
+    world.run("lock", "--upgrade")
+    assert "h1: environment made by uv -> venv" in said()
+
+
 # ---- parts
 
 
