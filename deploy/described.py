@@ -92,7 +92,7 @@ def _flavour(names: DriverNames, flavour: Flavour, version: str) -> Iterator[Off
     """The module and the user space of a driver, tied to each other as the real ones are."""
     module, other = names.module(flavour), names.module("closed" if flavour == "open" else "open")
     modules = " | ".join(f"{name} (= {version})" for name in (module, other) if name)
-    user_space = dict.fromkeys((*names.driver, *names.coherent))
+    user_space = dict.fromkeys((*names.driver, *names.coherent, *names.own_number))
     yield Offer(module, version, SIZE, conflicts=other if other != module else "")
     for index, name in enumerate(user_space):
         others = [f"{one} (= {version})" for one in names.coherent if one != name]

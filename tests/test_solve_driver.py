@@ -261,6 +261,45 @@ ARCHIVE = {
 } | {"linux-modules-nvidia-580-server-open-6.8.0-90-generic": "6.8.0-90.91"}
 
 
+def test_debians_own_driver_has_a_daemon_with_numbers_of_its_own() -> None:
+    whole = repository("debian12")
+    mixed = Available(
+        whole.repository,
+        [
+            Offer(one.name, "535.171.04-1~deb12u1", origin="distribution")
+            if one.name == "nvidia-persistenced" and one.origin == "distribution"
+            else one
+            for one in whole._all
+        ],
+    )
+    chosen = driver(host("debian12", H100), mixed, origin="distribution")
+    assert chosen.branch == "535"
+    assert chosen.packages["nvidia-persistenced"].version == "535.171.04-1~deb12u1"
+    assert chosen.packages["nvidia-smi"].version == f"{chosen.version}-1"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "module", "full", "origin"),
+    [
+        ("debian12", "nvidia-kernel-dkms", "535.261.03-1", "distribution"),
+        ("debian12", "nvidia-kernel-dkms", "535.247.01-1~deb12u1", "distribution"),
+        ("debian12", "nvidia-kernel-dkms", "580.178.04-1", "vendor"),
+        ("debian12", "nvidia-open-kernel-dkms", "535.261.03-1", "distribution"),
+        ("debian13", "nvidia-kernel-dkms", "550.163.01-2", "distribution"),
+        ("debian13", "nvidia-kernel-open-dkms", "595.91.07-1", "vendor"),
+    ],
+)
+def test_whose_driver_stands_on_debian(
+    distribution: str, module: str, full: str, origin: str
+) -> None:
+    version = full.partition("-")[0]
+    seen = situation(
+        NodeSpec(), standing(distribution, version, "closed", {module: full}, V100), load()
+    )
+    assert seen.driver
+    assert seen.driver.origin == origin
+
+
 def test_the_archives_driver_stays_as_it_is() -> None:
     solution = answer(standing("ubuntu2404", "580.173.02", "open", ARCHIVE))
     assert solution.stack

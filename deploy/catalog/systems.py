@@ -103,6 +103,8 @@ class DriverNames(Model):
     `module_*` is then only their source."""
     driver: tuple[str, ...] = ()
     """The driver's user space without graphics."""
+    own_number: tuple[str, ...] = ()
+    """User space with version numbers of its own: the newest is taken."""
     coherent: tuple[str, ...] = ()
     """User space that must be at the driver's version; else NVML refuses to talk to the module."""
     fabric_nvswitch: tuple[str, ...] = ()

@@ -136,10 +136,12 @@ def _chosen(seen: Situation, available: Available, flavour: Flavour, one: Candid
     names, version = one.names, one.version
     whole = available.of(one.origin, names.stream(flavour))
     _signed(seen, whole, names.prebuilt(flavour))
-    module = names.module(flavour)
-    packages = pins(
-        whole.closure({module: one.full, **at_version(names.driver, version, whole)}, version)
-    )
+    roots = {names.module(flavour): one.full, **at_version(names.driver, version, whole)}
+    for name in names.own_number:
+        if not (had := whole.versions(name)):
+            raise Unsatisfied(whole.lacks(name))
+        roots[name] = had[0]
+    packages = pins(whole.closure(roots, version))
     beside = Beside(version, names, one.origin, available, names.stream(flavour))
     fabric, why_fabric = choose_fabric(seen, beside, {})
     imex, why_imex = choose_imex(seen, beside, {})
