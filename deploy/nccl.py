@@ -5,7 +5,7 @@ from deploy.library import packages_step
 from deploy.steps import Step, Wanted
 
 NAME = "nccl"
-FAMILY = r"libnccl(2|-dev)"
+FAMILY = r"libnccl(2|-dev|-devel|-static)?"
 
 
 def steps(wanted: Wanted, facts: NodeFacts) -> list[Step]:

@@ -25,10 +25,10 @@ def facts(name: str) -> NodeFacts:
 def test_a_real_answer_is_read(name: str) -> None:
     found = facts(name)
     assert found.os is not None
-    assert found.os.id == "debian"
+    assert found.packaging == {"rocky": "dnf"}.get(found.os.id, "apt")
     assert found.kernel is not None
     assert found.packages is not None
-    assert found.packages["dpkg"].state == "ii"
+    assert found.packages["dpkg" if found.packaging == "apt" else "rpm"].state == "ii"
     assert_unknown_is_explained(found)
 
 
@@ -97,6 +97,42 @@ def test_a_provisioned_host() -> None:
     assert found.files is not None
     assert "/etc/modprobe.d/gpufleet-nouveau.conf" in found.files
     assert found.state
+
+
+def test_a_provisioned_host_of_enterprise_linux() -> None:
+    found = facts("el9-provisioned")
+    assert found.unknown == {}
+    assert found.os is not None
+    assert (found.os.id, found.os.version_id) == ("rocky", "9.6")
+    assert found.streams == {"nvidia-driver": "595-open"}
+    assert found.versionlocks == ("libnccl-0:2.29.7-1+cuda13.0.*",)
+    assert found.own_versionlocks is not None
+    assert "nvidia-driver-cuda-3:595.91.07-1.el9.*" in found.own_versionlocks
+    assert found.packages is not None
+    assert found.packages["kmod-nvidia-open-dkms"].version == "3:595.91.07-1.el9"
+    assert found.packages["nvidia-fabricmanager"].version == "595.91.07-1"
+    assert found.packages["libnccl"].held
+    assert found.sources is not None
+    assert [source.path.rpartition("/")[2] for source in found.sources] == [
+        "epel.repo",
+        "gpufleet.repo",
+    ]
+    assert found.candidates is not None
+    assert found.candidates["dkms"].origins == ("epel",)
+    assert found.foreign == ()
+    assert found.tools is not None
+    assert {"dkms", "versionlock"} <= set(found.tools)
+
+
+def test_a_host_of_ubuntu_with_signed_modules() -> None:
+    found = facts("ubuntu-signed")
+    assert found.unknown == {}
+    assert found.kernel is not None
+    assert found.packages is not None
+    module = f"linux-modules-nvidia-580-server-open-{found.kernel.running}"
+    assert found.packages[module].state == "ii"
+    assert found.packages["libnvidia-compute-580-server"].version.startswith("580.159.04-0ubuntu")
+    assert (found.streams, found.own_versionlocks) == ({}, ())
 
 
 def test_a_plain_user_says_what_it_could_not_see() -> None:
