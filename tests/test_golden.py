@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_only_locked_versions_are_installed(play: Play) -> None:
                 assert named <= known, (host.name, named - known)
                 seen += len(named)
     assert seen > 500
+
+
+def test_every_command_is_shell_that_dash_can_read(play: Play) -> None:
+    shells = {one["shell"] for played in play[1].values() for one in played["executed"]}
+    assert len(shells) > 200
+    whole = "".join(f"{{\n{shell}\n}}\n" for shell in sorted(shells))
+    done = subprocess.run(
+        [shutil.which("dash") or "sh", "-n"],
+        input=whole,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_lock_of_all_of_them_is_the_same_bytes_wherever_it_is_made(tmp_path: Path) -> None:
