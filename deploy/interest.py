@@ -120,6 +120,8 @@ DRIVER_DAEMONS = frozenset(
         "nvidia-dcgm",
         "nvidia-imex",
         "nvidia-topologyd",
+        "nvidia-cdi-refresh",
+        "gpufleet-gpu-settings",
         "nvlsm",
         "nvsm",
         "dcgm",

@@ -404,6 +404,7 @@ part_users() {
         esac
         [ "$last" = "$pid $what" ] && continue
         last="$pid $what"
+        of_this_probe "$pid" && continue
         exe=$(readlink "/proc/$pid/exe")
         case $exe in *"$newline"* | *"$tab"*) exe=odd ;; esac
         uid=$(sed -n 's/^Uid:[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$pid/status" 2>/dev/null)
@@ -414,6 +415,15 @@ part_users() {
         printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$what" "$pid" "$uid" "$(user_name "$uid")" \
             "$name" "$exe" "$unit"
     done
+}
+
+of_this_probe() { # PID: a tool that another part of this very probe has started
+    kin=$1
+    while [ "${kin:-0}" -gt 1 ]; do
+        [ "$kin" = $$ ] && return 0
+        kin=$(sed -n 's/^PPid:[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$kin/status" 2>/dev/null)
+    done
+    return 1
 }
 
 user_name() { # UID: directory services may hang, so not for long
