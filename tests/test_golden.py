@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from deploy import removal
 from deploy.facts import NodeFacts
+from deploy.fleet.spec import NodeSpec
 from deploy.packages import locked
 from deploy.plan import plan_host
 from deploy.probe import parse
@@ -125,6 +127,20 @@ def test_only_locked_versions_are_installed(play: Play) -> None:
                 assert named <= known, (host.name, named - known)
                 seen += len(named)
     assert seen > 500
+
+
+def test_every_file_that_is_written_is_one_that_remove_takes_away(play: Play) -> None:
+    spec = NodeSpec()
+    whole = tuple(f"{path}/" for path in removal.own(spec))
+    written = {
+        parts(one["shell"]).values["path"]
+        for played in play[1].values()
+        for one in played["executed"]
+        if "files.write" in parts(one["shell"]).names
+    }
+    assert len(written) > 12
+    for path in written:
+        assert path.startswith(whole) or removal.ours(path, spec), path
 
 
 def test_every_command_is_shell_that_dash_can_read(play: Play) -> None:
