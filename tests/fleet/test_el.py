@@ -29,7 +29,7 @@ def _restored(mixed: LiveFleet) -> None:
 
 @pytest.fixture
 def lab(mixed: LiveFleet, tmp_path: Path) -> Lab:
-    """The node as the test before left it: each says what it wants and converges from there."""
+    """The node as the test before left it, or bare: each test says what it wants."""
     return Lab(mixed, tmp_path)
 
 
@@ -74,6 +74,8 @@ def test_a_bare_host_converges_and_the_second_apply_executes_nothing(lab: Lab) -
 
 def test_a_killed_downgrade_is_healed_by_the_next_run(lab: Lab) -> None:
     """kill -9 of dnf between the new packages' installation and the old ones' removal."""
+    lab.wish({NODE: {"driver": NEW, **DRIVER_ONLY}})
+    lab.converge()
     lab.wish({NODE: {"driver": OLD, **DRIVER_ONLY}})
     with lab.fleet.broken(NODE, "dkms-slow:30"):
         running = lab.start("apply", "--yes", "--reboot")
@@ -111,12 +113,24 @@ def test_branch_and_flavour_change_with_the_stream(lab: Lab) -> None:
 
 
 def test_an_operators_locks_stay_as_they_are(lab: Lab) -> None:
-    entry = f"libnvidia-ml-3:{NEW}-1.el9.*"
-    lab.fleet.root(NODE, f"echo '{entry}' >>{LOCKS}").ok()
+    lab.wish({NODE: {"driver": NEW, "driver_modules": "closed", **DRIVER_ONLY}})
+    lab.converge()
+    with lab.fleet.broken(NODE, "held-package:libnvidia-ml"):
+        lab.wish({NODE: {"driver": OLD, "driver_modules": "closed", **DRIVER_ONLY}})
+        lab.converge()
+        assert lab.driver(NODE) == (OLD, "closed")
+        entries = lab.fleet.root(NODE, f"cat {LOCKS}").ok().splitlines()
+        assert f"libnvidia-ml-3:{NEW}-1.el9.*" in entries
+
+
+def test_the_next_kernel_gets_its_modules_too(lab: Lab) -> None:
+    lab.fleet.fault(NODE, "next-kernel")
     lab.wish({NODE: {"driver": OLD, "driver_modules": "closed", **DRIVER_ONLY}})
     lab.converge()
-    assert lab.driver(NODE) == (OLD, "closed")
-    assert entry in lab.fleet.root(NODE, f"cat {LOCKS}").ok().splitlines()
+    facts = lab.facts(NODE)
+    assert facts["kernel"]["next"] == facts["kernel"]["running"] + "+next"
+    built = lab.fleet.root(NODE, "dkms status").ok().splitlines()
+    assert [line.split(":")[1].strip() for line in built] == ["installed", "installed"], built
 
 
 def test_a_bumped_repository_changes_nothing_until_the_lock_is_upgraded(

@@ -28,7 +28,7 @@ def _restored(mixed: LiveFleet) -> None:
 
 @pytest.fixture
 def lab(mixed: LiveFleet, tmp_path: Path) -> Iterator[Lab]:
-    """The node as the test before left it: each says what it wants and converges from there."""
+    """The node as the test before left it, or bare: each test says what it wants."""
     return Lab(mixed, tmp_path)
 
 

@@ -78,6 +78,10 @@ def kernel(release: str) -> list[Rpm]:
             provides=("kernel-core", "kernel"),
             payload={
                 boot: Text("simulated kernel image\n"),
+                f"/boot/loader/entries/simulated-{release}.conf": Text(
+                    f"title Rocky Linux ({release})\nversion {release}\n"
+                    f"linux /vmlinuz-{release}\ninitrd /initramfs-{release}.img\n"
+                ),
                 f"/lib/modules/{release}/modules.order": Text(""),
                 f"/lib/modules/{release}/modules.builtin": Text(""),
             },
