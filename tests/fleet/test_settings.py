@@ -7,6 +7,7 @@ units, limits and the boot are real.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -55,6 +56,21 @@ def again(one: Node) -> Node:
 def smi(one: Node, fields: str) -> list[str]:
     asked = f"nvidia-smi --query-gpu={fields} --format=csv,noheader"
     return sorted(set(one.root(asked).splitlines()))
+
+
+@contextmanager
+def slow_tool(one: Node) -> Iterator[None]:
+    """nvidia-smi that takes its time, with a GPU open."""
+    one.root(
+        "mv /usr/bin/nvidia-smi /usr/bin/nvidia-smi.real\n"
+        "printf '#!/bin/sh\\nexec 9</dev/nvidia0\\nsleep 2\\n' >/usr/bin/nvidia-smi\n"
+        "echo 'exec /usr/bin/nvidia-smi.real \"$@\"' >>/usr/bin/nvidia-smi\n"
+        "chmod 755 /usr/bin/nvidia-smi"
+    )
+    try:
+        yield
+    finally:
+        one.root("mv /usr/bin/nvidia-smi.real /usr/bin/nvidia-smi")
 
 
 def lockable_memory(one: Node) -> None:
@@ -130,6 +146,9 @@ def test_imex_runs_where_its_domain_is_described_and_what_cannot_be_is_refused(
     stack = wanted.stack.model_copy(update={"imex": imex})
     h100.wanted = wanted.model_copy(update={"stack": stack})
     h100.converge()
+    with slow_tool(h100):  # it has a GPU open while the probe looks who has
+        found = h100.facts()
+    assert (found.gpu_users, len(found.gpu_settings)) == ((), 8)
     plan = h100.plan()
     assert any("names no tray, so nvidia-imex is not started" in one for one in plan.warnings)
     h100.root("echo 10.0.0.1 >>/etc/nvidia-imex/nodes_config.cfg")
