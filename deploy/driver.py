@@ -50,11 +50,11 @@ def _disturbs(wanted: Wanted, facts: NodeFacts, driver: Driver, lacks: Differenc
 def _pinned(wanted: Wanted, facts: NodeFacts, driver: Driver, *, disturbs: bool) -> list[Step]:
     if driver.stream:
         return _streamed(driver, facts, disturbs=disturbs)
-    if not driver.pinning:
-        return []
     packages = known(facts, "packages", facts.packages)
     lacks = difference(driver.pinning, packages)
     others = [n for n in names_like(packages, PINNING) if n not in driver.pinning]
+    if not driver.pinning:  # this origin has none, or it was adopted as it stands
+        others = [n for n in others if not n.startswith(f"nvidia-driver-pinning-{driver.branch}")]
     if not lacks and not others:
         return []
     held = [name for name in others if packages[name].held]
@@ -65,7 +65,9 @@ def _pinned(wanted: Wanted, facts: NodeFacts, driver: Driver, *, disturbs: bool)
     return [
         Step(
             layer=NAME,
-            title=f"driver branch {driver.branch} is pinned",
+            title=f"driver branch {driver.branch} is pinned"
+            if driver.pinning
+            else "no other driver branch is pinned",
             why=why,
             commands=(command,),
             # The pin of another branch would let apt move a driver that is in use.

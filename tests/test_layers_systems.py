@@ -309,6 +309,20 @@ class TestUbuntu:
         values = first.commands[0].shell.split("set -- ")[0]
         assert stale in next(line for line in values.splitlines() if line.startswith("may_go="))
 
+    @pytest.mark.parametrize(
+        ("package", "steps"),
+        [
+            ("nvidia-driver-pinning-595", ["no other driver branch is pinned"]),
+            ("nvidia-driver-pinning-580", []),
+        ],
+    )
+    def test_a_pin_that_the_vendors_driver_left_goes(self, package: str, steps: list[str]) -> None:
+        wish = wanted("ubuntu2404", origin="distribution", driver="580")
+        found = good(wish)
+        assert found.packages is not None
+        there = {package: Package(version="595-1ubuntu1", state="ii", held=False)}
+        assert titles(driver, wish, good(wish, packages=found.packages | there)) == steps
+
     def test_a_kernel_is_no_companion_of_a_driver(self) -> None:
         wish = wanted("ubuntu2404", origin="distribution")
         found = good(wish)

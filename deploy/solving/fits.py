@@ -21,7 +21,7 @@ def check_fit(spec: NodeSpec, seen: Situation, stack: Stack, catalogue: Catalogu
     faults = [
         *_system(seen, stack),
         *_boards(spec, seen, stack),
-        *(_driver(seen, stack.driver, catalogue) if stack.driver else ()),
+        *(_driver(spec, seen, stack.driver, catalogue) if stack.driver else ()),
         *_software(seen, stack, catalogue),
     ]
     if faults:
@@ -66,7 +66,7 @@ def _boards(spec: NodeSpec, seen: Situation, stack: Stack) -> Iterator[str]:
         yield f"it has {seen.boards}, which reach no other host, locked with IMEX"
 
 
-def _driver(seen: Situation, driver: Driver, catalogue: Catalogue) -> Iterator[str]:
+def _driver(spec: NodeSpec, seen: Situation, driver: Driver, catalogue: Catalogue) -> Iterator[str]:
     for low, high, words in limits(seen, catalogue):
         if not low <= int(driver.branch) <= high:
             yield f"driver {driver.version} does not serve it: {words}"
@@ -78,6 +78,7 @@ def _driver(seen: Situation, driver: Driver, catalogue: Catalogue) -> Iterator[s
         standing
         and standing.packages
         and standing.origin != driver.origin
+        and spec.origin != driver.origin  # the inventory's own word changes it
         and not replaces_by_name(seen, catalogue)
     ):
         yield (
