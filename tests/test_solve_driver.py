@@ -524,6 +524,12 @@ def test_a_locked_stack_fits_the_host_that_it_was_made_for() -> None:
         fits(found, stack(found))
 
 
+def test_an_inventory_that_names_the_origin_may_change_it() -> None:
+    spec = NodeSpec(origin="vendor")
+    now = standing("ubuntu2404", "580.173.02", "open", ARCHIVE)
+    check_fit(spec, situation(spec, now, load()), stack(now, origin="vendor"), load())
+
+
 @pytest.mark.parametrize(
     ("locked", "now", "said"),
     [
