@@ -228,8 +228,10 @@ def _foreseen(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> Reboot | N
     if wish is None or not wanted.spec.privileged:
         return None
     if module.runs(modules, wish):
-        tried = [step.layer for step in steps] == [driver.NAME] and reboot_due(wanted, facts)
-        return tried or setting_rules.foreseen(wanted, facts)
+        due = reboot_due(wanted, facts)
+        if due is not None and [step.layer for step in steps] == [driver.NAME]:
+            return due.model_copy(update={"expected": True})
+        return setting_rules.foreseen(wanted, facts)
     kernel = known(facts, "kernel", facts.kernel)
     if kernel.running not in wanted_kernels(facts):
         why = f"kernel {kernel.running} has no headers any more, so the module is for {kernel.next}"

@@ -298,6 +298,8 @@ class TestModuleOptions:
             f"driver {wish.stack.driver.version} (open modules) is loaded with its options"
         ]
         assert plan.steps[0].why == "loaded with EnableStreamMemOPs=0"
+        assert plan.reboot is not None
+        assert plan.reboot.expected
         assert plan.steps[0].disruptive
         due = reboot_due(wish, host)
         assert due is not None
