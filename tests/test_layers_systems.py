@@ -22,6 +22,9 @@ from deploy.fleet.spec import NodeSpec
 from deploy.plan import plan_host
 from deploy.rpm_facts import LOCKS
 from deploy.solve import choose, complete
+from deploy.solving.fits import check_fit
+from deploy.solving.refusal import Refused
+from deploy.solving.situation import situation
 from deploy.steps import Step, Wanted
 from tests import bare
 from tests.conformed import conform
@@ -308,6 +311,15 @@ class TestUbuntu:
         assert stale not in arguments
         values = first.commands[0].shell.split("set -- ")[0]
         assert stale in next(line for line in values.splitlines() if line.startswith("may_go="))
+
+    def test_the_archives_driver_follows_the_vendors_where_the_inventory_says_so(self) -> None:
+        vendors = good(wanted("ubuntu2404"))
+        spec = NodeSpec(origin="distribution")
+        locked = wanted("ubuntu2404", origin="distribution").stack
+        seen = situation(spec, vendors, bare.CATALOGUE)
+        check_fit(spec, seen, locked, bare.CATALOGUE)
+        with pytest.raises(Refused, match="one origin of driver packages"):
+            check_fit(NodeSpec(), seen, locked, bare.CATALOGUE)
 
     @pytest.mark.parametrize(
         ("package", "steps"),
