@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY     := $(VENV)/bin/python
 ARGS   ?=
 
-.PHONY: check lint check-1 check-2 check-3 test setup demo bench clean
+.PHONY: check lint check-1 check-2 check-3 test test-real setup demo bench clean
 
 # Lint, types and offline tests: no root, no network beyond installing the environment and torch.
 # The tests in three parts at once, for many of them wait; pytest-xdist and gevent do not go together.
@@ -28,6 +28,11 @@ check-1 check-2 check-3: check-%:
 # Everything: set-up of this machine, then all tests, the simulated fleet included.
 test: setup lint
 	$(PY) -m $(if $(strip $(ARGS)),pytest $(ARGS),tests.lanes)
+
+# Other people's real packages on a simulated node: Debian's own driver, compiled by DKMS. Minutes,
+# and some hundred megabytes from Debian's mirror; no part of `make test`.
+test-real: setup
+	$(PY) -m pytest -s $(if $(strip $(ARGS)),$(ARGS),tests/real/debian_driver.py)
 
 setup: $(VENV)/.installed
 	tests/setup.sh $(PY)
