@@ -25,8 +25,8 @@ from deploy.outcome import exit_code, show, write_json
 from deploy.plan import HostPlan
 from deploy.progress import Progress
 from deploy.reboot import DEADLINE_S
-from deploy.show_plan import View, render
-from deploy.stack import Solution
+from deploy.show_plan import View, in_one_line, render
+from deploy.stack import Solution, Stack
 from deploy.steps import Wanted
 from deploy.survey import Survey, survey
 from deploy.wave import Work, run_wave, settle
@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         outcomes = settle(wave, found, plans)
         for outcome in outcomes.values():
             record.result(outcome.host, outcome.status, message=outcome.message)
-        stacks = {one.stack.id for name, one in solutions.items() if one.stack and name in plans}
-        preview(wave, found, plans, path if lock else None, len(stacks), say)
+        stacks = {name: one.stack for name, one in solutions.items() if one.stack and name in plans}
+        preview(wave, found, plans, path if lock else None, stacks, say)
         todo = {name: plan for name, plan in plans.items() if name not in outcomes}
         if todo:
             consents = ask(todo, arguments, terminal, say)
@@ -183,7 +183,7 @@ def preview(
     found: Survey,
     plans: Mapping[str, HostPlan],
     lock: Path | None,
-    stacks: int,
+    stacks: Mapping[str, Stack],
     say: TextIO,
 ) -> None:
     """What will happen, as `gpufleet plan` shows it, before anybody is asked."""
@@ -191,10 +191,11 @@ def preview(
         fleet=fleet.name,
         inventory=str(fleet.path),
         lock=str(lock) if lock else "",
-        stacks=stacks,
+        stacks=len({stack.id for stack in stacks.values()}),
         plans=plans,
         unreachable={n: why for n, why in found.unreachable.items() if n in fleet.hosts},
         notes={},
+        chosen={name: in_one_line(stack) for name, stack in stacks.items()},
     )
     console = Console(file=say)
     for style, text in render(view)[:-1]:  # its last line names the next command: this one
