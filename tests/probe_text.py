@@ -300,6 +300,8 @@ def rdma(facts: NodeFacts) -> Lines:
         yield f"peermem {one.kernel} {'unreadable' if built is None else built or 'none'}"
         if one.ofed_has:
             yield f"offers {one.kernel} {one.ofed_has}"
+    if found.restart:
+        yield "restart"
     yield f"imex {found.imex_nodes}"
 
 
