@@ -70,15 +70,25 @@ case "$("$uv" --version 2>/dev/null || :)" in
     *)
         echo "installing uv $uv_version"
         rm -rf "$tool"
-        for maker in /usr/bin/python3 /usr/bin/python3.[0-9] /usr/bin/python3.[0-9][0-9]; do
-            # 3.6 brings a pip that does not know today's names of platforms
-            if "$maker" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 8))' \
-                2>/dev/null; then break; fi
+        maker=
+        for one in /usr/bin/python3 /usr/bin/python3.[0-9] /usr/bin/python3.[0-9][0-9]; do
+            if "$one" -c 'import ensurepip' 2>/dev/null; then maker=$one; break; fi
         done
+        if [ -z "$maker" ]; then
+            echo "no python3 in /usr/bin can make virtual environments, which brings uv" >&2
+            exit 1
+        fi
         "$maker" -m venv "$tool"
         printf '%s\\n' "$uv_requirement" >"$tool/requirement.txt"
-        "$tool/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check \\
-            --no-deps --require-hashes --only-binary :all: -r "$tool/requirement.txt"
+        # Downloaded for a named platform and unpacked: the pip 9 of Python 3.6 does not know the
+        # platform of uv's wheel as its own, and would not install it.
+        "$tool/bin/python" -m pip download --quiet --no-cache-dir --disable-pip-version-check \\
+            --no-deps --require-hashes --only-binary :all: --dest "$tool/wheel" \\
+            --platform "manylinux2014_$(uname -m)" -r "$tool/requirement.txt"
+        "$tool/bin/python" -m zipfile -e "$tool/wheel"/uv-*.whl "$tool/wheel"
+        mv "$tool/wheel/uv-$uv_version.data/scripts/uv" "$tool/bin/uv"
+        chmod 755 "$tool/bin/uv"
+        rm -rf "$tool/wheel"
         ;;
 esac
 export UV_CACHE_DIR="$prefix/cache" UV_LINK_MODE=hardlink UV_NO_PROGRESS=1 UV_HTTP_TIMEOUT=300
