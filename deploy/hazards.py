@@ -12,7 +12,6 @@ from deploy.apt_hazards import few
 from deploy.catalog import load
 from deploy.catalog.systems import DriverNames
 from deploy.container_toolkit import PATH_UNIT, SERVICE, STATIC
-from deploy.driver import PINNING
 from deploy.facts import NodeFacts, Package
 from deploy.interest import GPU_PACKAGES
 from deploy.packages import difference, locked
@@ -34,7 +33,6 @@ def warnings(wanted: Wanted, facts: NodeFacts) -> list[str]:
         *_unread(facts, ("pins",) if apt else ("pins", "streams", "versionlocks")),
         *(apt_hazards if apt else dnf_hazards).warnings(wanted, facts),
         *_holds(wanted, facts, pins),
-        *_inert_pinning(wanted, facts),
         *_automatic(wanted, facts, pins),
         *_mixed(wanted, facts),
         *_cdi(wanted, facts),
@@ -78,20 +76,6 @@ def _holds(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:
             f"{few(metas)} is {what}, which holds only the metapackage: what it depends on may "
             "move to any later version"
         )
-
-
-def _inert_pinning(wanted: Wanted, facts: NodeFacts) -> Iterator[str]:
-    """The driver layer replaces another pin by the stack's own; without one it stays."""
-    driver = wanted.stack.driver
-    if driver is None or driver.pinning:
-        return
-    branch = re.compile(rf"nvidia-driver-pinning-{driver.branch}(\..*)?")
-    for name in _there(facts):
-        if re.fullmatch(PINNING, name) and not branch.fullmatch(name):
-            yield (
-                f"{name} is installed and pins another branch than the driver's {driver.version}: "
-                "a pinning package that is installed beside it has no effect; remove it"
-            )
 
 
 def _automatic(wanted: Wanted, facts: NodeFacts, pins: Packages) -> Iterator[str]:

@@ -203,18 +203,6 @@ def test_what_is_no_hazard_to_apt(name: str) -> None:
     assert told(converged(**GREEN_APT[name])) == []
 
 
-def test_a_pinning_package_of_another_branch_that_nobody_replaces() -> None:
-    stack = debian()
-    assert stack.driver is not None
-    bare = stack.model_copy(update={"driver": stack.driver.model_copy(update={"pinning": {}})})
-    other, own = ("nvidia-driver-pinning-570", "570-1"), ("nvidia-driver-pinning-580.178", "1-1")
-    found = told(converged(bare, more=dict([other, own])), bare)
-    assert len(found) == 1
-    assert "nvidia-driver-pinning-570 is installed and pins another branch" in found[0]
-    assert told(converged(bare, more=dict([own])), bare) == []
-    assert told(converged(more=dict([other]))) == []  # the driver layer replaces it
-
-
 @pytest.mark.parametrize(
     ("theirs", "mixed"),
     [
