@@ -5,6 +5,12 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -14,6 +20,7 @@ from pysequoia import Profile, SignatureMode, Tsk, sign
 
 from deploy import available, repodata
 from deploy.available import NoAnswer, read_answer
+from deploy.fleet.conversation import Result
 from deploy.repodata import BadIndex, offers, streams
 from deploy.solving.place import Place
 
@@ -261,3 +268,102 @@ def test_what_a_host_is_told_is_quoted() -> None:
     text = available.script(PLACE)
     assert "url=http://vendor.example/rhel9\n" in text
     assert "curl" in text
+
+
+# ---- through a host: this machine's own curl, and a repository in a folder
+
+
+class Here:
+    """This machine as a host, with a temporary directory that must be empty again at the end."""
+
+    def __init__(self, temporary: Path) -> None:
+        self.host = "here"
+        self.temporary = temporary
+        temporary.mkdir(exist_ok=True)
+
+    def run(self, command: str, *, stdin: str, timeout_s: float, limit: int) -> Result:
+        done = subprocess.run(
+            ["sh", "-c", command],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
+            env={**os.environ, "TMPDIR": str(self.temporary)},
+        )
+        assert done.stderr == ""
+        assert list(self.temporary.iterdir()) == []
+        return Result(done.returncode, done.stdout[:limit], done.stderr, 0.1, "")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A good repository."""
+    listed = modules(("580-open", f"libnvidia-ml-{DRIVER}.x86_64"))
+    packages = primary(package("libnvidia-ml"), package("nvlsm"))
+    repomd = index(primary=packages, modules=listed)
+    data = tmp_path / "repo" / "repodata"
+    data.mkdir(parents=True)
+    (data / "repomd.xml").write_bytes(repomd)
+    (data / "repomd.xml.asc").write_bytes(sign(KEY.signer(), repomd, mode=SignatureMode.DETACHED))
+    (data / "primary.xml").write_bytes(packages)
+    (data / "modules.xml").write_bytes(listed)
+    (data.parent / "D42D0685.pub").write_bytes(str(CERTIFICATE).encode())
+    return data.parent
+
+
+def asked(folder: Path, **changes: str) -> str:
+    """The names that this repository offers, or why it offers none."""
+    place = replace(PLACE, url=f"file://{folder}", key_url=f"file://{folder}/D42D0685.pub")
+    try:
+        found = available.ask(replace(place, **changes), Here(folder.parent / "tmp"))
+    except NoAnswer as reason:
+        return str(reason)
+    return " ".join(found.of("vendor", "nvidia-driver:580-open").names())
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+
+
+@needs_curl
+def test_a_host_fetches_what_is_there(folder: Path) -> None:
+    assert asked(folder) == "libnvidia-ml nvlsm"
+
+
+@needs_curl
+def test_a_repository_without_signature_and_modules(folder: Path) -> None:
+    packages = primary(package("nvlsm"))
+    (folder / "repodata/repomd.xml").write_bytes(index(primary=packages))
+    (folder / "repodata/primary.xml").write_bytes(packages)
+    (folder / "repodata/repomd.xml.asc").unlink()
+    assert asked(folder) == "nvlsm"
+
+
+@needs_curl
+@pytest.mark.parametrize(
+    ("path", "content", "said"),
+    [
+        ("repodata/repomd.xml", b"", "could not be fetched|does not fit"),
+        ("repodata/repomd.xml.asc", b"nonsense", "signature does not fit"),
+        ("repodata/primary.xml", b"<metadata/>", "primary is not what its index lists"),
+        ("D42D0685.pub", b"x" * 70_000, "its key could not be fetched"),
+        ("D42D0685.pub", b"nonsense", "no OpenPGP certificate"),
+    ],
+)
+def test_what_a_bad_repository_serves(folder: Path, path: str, content: bytes, said: str) -> None:
+    (folder / path).write_bytes(content)
+    assert re.search(said, asked(folder))
+
+
+@needs_curl
+def test_an_index_that_points_elsewhere_is_not_followed(folder: Path) -> None:
+    (folder.parent / "secret").write_text("x")
+    evil = index(primary=b"x").replace(b"repodata/primary.xml", b"../secret")
+    (folder / "repodata/repomd.xml").write_bytes(evil)
+    assert "the index points to ../secret" in asked(folder)
+
+
+@needs_curl
+def test_nothing_there(folder: Path) -> None:
+    assert "its key could not be fetched" in asked(folder, key_url=f"file://{folder}/none")
+    assert "could not be fetched" in asked(folder, url=f"file://{folder}/none")
