@@ -25,6 +25,9 @@ SERVICE = "nvidia-cdi-refresh.service"
 REFRESH_SINCE = (1, 18)
 """First release with these units (its changelog, 2025)."""
 STATIC = "/etc/cdi/"
+WRITTEN = "/run/cdi/nvidia."
+"""What the service writes, as .yaml or .json; others there are somebody else's (Kubernetes' device
+plugin keeps one)."""
 
 _FOLLOW = f"""\
 systemctl daemon-reload
@@ -39,8 +42,9 @@ if [ "$loaded" != "$version" ]; then
     exit 0
 fi
 systemctl restart {SERVICE}
-if ! grep -qsF "libcuda.so.$version" /run/cdi/*.yaml /run/cdi/*.json; then
-    echo "{SERVICE} wrote no specification with driver $version:" >&2
+if ! grep -qsF "libcuda.so.$version" {WRITTEN}*; then
+    echo "{SERVICE} wrote no {WRITTEN}yaml with driver $version; does" \\
+        "/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env name another place?" >&2
     systemctl status --no-pager --lines 20 {SERVICE} >&2 || :
     exit 1
 fi
@@ -89,11 +93,11 @@ def _written(wanted: Wanted, facts: NodeFacts, driver: Driver) -> list[Step]:
     specifications = known(facts, "cdi", facts.cdi)
     changes = bool(difference(driver.packages, known(facts, "packages", facts.packages)))
     runs = module.runs(known(facts, "modules", facts.modules), driver)
-    made_of = {v for path, v in specifications.items() if not path.startswith(STATIC)}
+    made_of = {v for path, v in specifications.items() if path.startswith(WRITTEN)}
     if made_of == {driver.version} and runs and not changes:
         return []
     if not made_of:
-        why = "there is none in /run/cdi"
+        why = f"there is no {WRITTEN}yaml"
     elif made_of != {driver.version}:
         why = f"it is of driver {', '.join(sorted(made_of)) or 'unknown'}"
     else:

@@ -100,6 +100,15 @@ class TestContainerToolkit:
         assert titles(plan) == [f"the CDI specification is of driver {NEW}"]
         assert plan.steps[0].why == "it is of driver 580.159.04"
 
+    def test_somebody_elses_specification_is_none_of_ours(self) -> None:
+        wish = wanted(container_toolkit=self.WISH)
+        good = conformed(wish, "hgx-h100")
+        plugin = {"/run/cdi/k8s.device-plugin.nvidia.com-gpu.json": ""}
+        both = {**(good.cdi or {}), **plugin}
+        assert titles(plan_host(wish, good.model_copy(update={"cdi": both}))) == []
+        alone = good.model_copy(update={"cdi": plugin})
+        assert titles(plan_host(wish, alone)) == [f"the CDI specification is of driver {NEW}"]
+
     def test_units_that_were_disabled_follow_again(self) -> None:
         wish = wanted(container_toolkit=self.WISH)
         host = conformed(wish, "hgx-h100")
