@@ -181,7 +181,8 @@ def _dpkg(facts: NodeFacts, catalogue: Catalogue) -> Iterator[Row]:
         if wrong:
             yield Row("dpkg" if facts.packaging == "apt" else "rpm", "; ".join(wrong), True)
     if facts.auto_upgrades and facts.auto_upgrades.enabled:
-        kept = ", ".join(facts.auto_upgrades.blacklist)
+        locked = facts.own_versionlocks or facts.versionlocks  # dnf-automatic honours them
+        kept = ", ".join(facts.auto_upgrades.blacklist) or ("what is locked" if locked else "")
         yield Row("upgrades", f"automatic, {f'but not {kept}' if kept else 'of everything'}")
 
 

@@ -4,7 +4,7 @@ import io
 
 from deploy.catalog import load
 from deploy.fact_rows import fact_rows
-from deploy.facts import NodeFacts
+from deploy.facts import AutoUpgrades, Dpkg, NodeFacts
 from deploy.fold import Row, folded
 from deploy.probe import parse
 from deploy.show_facts import show_facts
@@ -83,3 +83,20 @@ def test_every_row_of_a_capture_has_text() -> None:
         for row in fact_rows(facts(path.stem), load()):
             assert row.label
             assert row.text
+
+
+def test_what_only_dnf_has_is_shown() -> None:
+    found = facts("el9-provisioned").model_copy(
+        update={"auto_upgrades": AutoUpgrades(enabled=True)}
+    )
+    rows = {row.label: row for row in fact_rows(found, load())}
+    assert rows["streams"].text == "nvidia-driver:595-open"
+    assert rows["locked"].text == "libnccl-0:2.29.7-1+cuda13.0.*"
+    assert rows["locked"].notable
+    assert rows["locked by us"].text == "38 packages"
+    assert rows["upgrades"].text == "automatic, but not what is locked"
+    torn = found.model_copy(
+        update={"dpkg": Dpkg(broken=("libnccl",), interrupted=False, lock_holder="dnf (pid 7)")}
+    )
+    row = next(row for row in fact_rows(torn, load()) if row.label == "rpm")
+    assert row.text == "installed in two versions: libnccl; locked by dnf (pid 7)"
