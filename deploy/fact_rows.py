@@ -32,8 +32,8 @@ PARTS = {
 def fact_rows(facts: NodeFacts, catalogue: Catalogue) -> tuple[Row, ...]:
     """Every row of one host, in reading order; rows with nothing to say are left out."""
     makers = (
-        _system, _gpus, setting_rows, _driver, _foreign, _in_use, _packages, _locks, _dpkg, _cuda, _environments,
-        _services, _tools, _disks, _own, _unknown,
+        _system, _gpus, setting_rows, _driver, _foreign, _in_use, _packages, _locks, _dpkg, _cuda,
+        _environments, _services, _tools, _disks, _own, _unknown,
     )  # fmt: skip
     return tuple(row for make in makers for row in make(facts, catalogue))
 
