@@ -104,6 +104,19 @@ def test_the_two_keys_of_rpms_are_not_one(repository: VendorRepo) -> None:
     assert repository.fingerprints["rhel9"] != repository.fingerprints["debian12"]
 
 
+@pytest.mark.parametrize("system", PLACES)
+def test_the_earlier_repository_lacks_the_newest_drivers_only(
+    repository: VendorRepo, system: str
+) -> None:
+    place = PLACES[system].cuda
+    now, before = (
+        {file.name for file in (repository.root / where / place).glob("*.[dr][ep][bm]")}
+        for where in ("", assemble.EARLIER)
+    )
+    assert before == {name for name in now if not any(v in name for v in assemble.NEWEST)}
+    assert len(before) < len(now)
+
+
 def test_an_rpm_is_what_its_deb_is() -> None:
     rpms = {rpm.name: rpm for rpm in el.packages()}
     dev: Rpm = rpms["libcudnn9-devel-cuda-13"]
