@@ -3,6 +3,7 @@ the host in, the steps out."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from typing import Any
 
@@ -19,6 +20,7 @@ from deploy.facts import (
     Source,
 )
 from deploy.fleet.spec import NodeSpec
+from deploy.interest import PACKAGES
 from deploy.plan import plan_host
 from deploy.rpm_facts import LOCKS
 from deploy.solve import choose, complete
@@ -92,6 +94,16 @@ class TestEverySystem:
                     ["sh", "-n"], input=command.shell, text=True, capture_output=True
                 )
                 assert done.stderr == "", step.title
+
+
+@pytest.mark.parametrize("distribution", [row.name for row in bare.CATALOGUE.distributions])
+def test_the_probe_reports_every_package_that_a_plan_may_ask_for(distribution: str) -> None:
+    row = bare.CATALOGUE.named(distribution)
+    base = row.base
+    names = {one.name for one in bare.every(bare.offered(distribution, next(iter(row.arch))))}
+    names |= {*base.dkms, *base.certificates, *base.python, *base.venv, *base.python_headers}
+    names |= {*base.compiler, *base.fabric_nvlink5}
+    assert [name for name in sorted(names) if not re.match(PACKAGES, name)] == []
 
 
 class TestEl:
