@@ -261,6 +261,16 @@ ARCHIVE = {
 } | {"linux-modules-nvidia-580-server-open-6.8.0-90-generic": "6.8.0-90.91"}
 
 
+@pytest.mark.parametrize(("cuda", "configured"), [(None, True), ("none", False)])
+def test_the_vendors_repository_is_configured_only_for_a_part_that_is_the_vendors(
+    cuda: str | None, configured: bool
+) -> None:
+    wish = NodeSpec(origin="distribution", cuda=cuda, cudnn="none", nccl="none")
+    found = choose(wish, host("ubuntu2204", H100), load(), repository("ubuntu2204"), TODAY)
+    assert found.solution.stack
+    assert (found.solution.stack.repository is not None) is configured
+
+
 def test_debians_own_driver_has_a_daemon_with_numbers_of_its_own() -> None:
     whole = repository("debian12")
     mixed = Available(

@@ -33,8 +33,8 @@ def solve_whole(
         *(chosen.driver, chosen.fabric, chosen.imex, software.cuda, software.cudnn, software.nccl),
         *(dcgm, container_toolkit),
     )
-    managed = any(part is not None for part in parts)
-    repository = available.repository if managed and isinstance(available, Available) else None
+    vendors = any(part is not None and part.origin == "vendor" for part in parts)
+    repository = available.repository if vendors and isinstance(available, Available) else None
     reasons = [*chosen.reasons, *software.reasons, *wished]
     if repository:
         mirrored = spec.vendor_repository or spec.vendor_key_fingerprint
