@@ -122,7 +122,7 @@ def no_facts(survey: Survey, name: str) -> Solution:
     """Blocked: the host could not be looked at, or its answer cannot be used."""
     reason = Refused(
         UNUSABLE if name in survey.unusable else UNREACHABLE,
-        survey.failed.get(name, "it was not looked at"),
+        survey.failed.get(name, "it was not looked at").removeprefix(f"{name}: "),
         source="one probe of every host",
         unblock=(f"gpufleet facts -w {name}",),
     )

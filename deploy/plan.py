@@ -165,12 +165,15 @@ def _refused(wanted: Wanted, facts: NodeFacts) -> Blocked | None:
 
 
 def _in_their_turn(steps: list[Step]) -> list[Step]:
-    """Steps that would be wrong, or fail, if a disruptive one before them was left out for now."""
-    repair = any(step.layer == os_base.NAME and step.disruptive for step in steps)
-    waits = any(step.disruptive for step in steps)
+    """Steps that would be wrong, fail or do nothing if a disruptive one before them was left out
+    for now: what is set in the wanted driver waits for it to be loaded."""
+    disruptive = {step.layer for step in steps if step.disruptive}
+    waiting = {expected.NAME} if disruptive else set()
+    if driver.NAME in disruptive:
+        waiting |= {settings.NAME, container_toolkit.NAME}
     return [
         step.model_copy(update={"disruptive": True})
-        if repair or (waits and step.layer == expected.NAME)
+        if os_base.NAME in disruptive or step.layer in waiting
         else step
         for step in steps
     ]

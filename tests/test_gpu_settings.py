@@ -604,3 +604,22 @@ class TestBoot:
 
     def test_all_is_well_when_all_took_it(self, tmp_path: Path) -> None:
         assert self.run(tmp_path, wanted(power_limit=500), "echo 0")[0] == 0
+
+
+def test_what_is_set_in_a_driver_waits_with_it_on_a_busy_host() -> None:
+    """Else it would run at every apply, find the old driver, and count as a change."""
+    keys: dict[str, Any] = {"power_limit": 400, "container_toolkit": "latest"}
+    old = Wanted(
+        host="h1",
+        spec=NodeSpec(driver="580.159.04", **keys),
+        stack=solved("hgx-h100", driver="580.159.04", **keys),
+    )
+    new = Wanted(host="h1", spec=NodeSpec(**keys), stack=solved("hgx-h100", **keys))
+    plan = plan_host(new, conformed(old, "hgx-h100"))
+    later = {step.layer for step in plan.steps if step.disruptive}
+    assert {"driver", "settings", "container-toolkit"} <= later
+    assert not [
+        step.title
+        for step in plan.steps
+        if step.layer in ("settings", "container-toolkit") and not step.disruptive
+    ]

@@ -130,7 +130,7 @@ def test_hosts_that_left_the_inventory_leave_the_lock(world: World, said: Output
 def test_hosts_without_an_answer_are_told_and_tried_again(world: World, said: Output) -> None:
     world.add("gone", "gone: no answer within 10 s")
     assert world.run("lock") == exits.NOT_LOOKED_AT
-    assert "gone: gone: no answer within 10 s [unreachable]" in said()
+    assert "gone: no answer within 10 s [unreachable]" in said()
     world.hosts["v1"]["cuda"] = "13.0"
     assert world.run("lock") == exits.FAILED
     text = said()

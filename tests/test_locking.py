@@ -227,7 +227,7 @@ def test_a_host_whose_answer_cannot_be_used_is_blocked_in_the_plan() -> None:
     assert plan.blocked is not None
     assert (plan.blocked.rule, plan.blocked.reason) == (
         "unusable-answer",
-        "liar: the answer was cut off",
+        "the answer was cut off",
     )
     assert settle(fleet, found, {"liar": plan})["liar"].status == "blocked"
 
