@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from deploy.catalog import load
 from deploy.facts import NodeFacts, Pin
+from deploy.layers.pins import PATH, PRIORITY
 from deploy.packages import locked
-from deploy.pins import PATH, PRIORITY
 from deploy.stack import Packages
 from deploy.steps import Wanted
 

@@ -13,7 +13,7 @@ from deploy.apt_hazards import few
 from deploy.facts import NodeFacts
 from deploy.interest import GPU_PACKAGES
 from deploy.packages import locked
-from deploy.rpm_facts import LOCKS, locked_name
+from deploy.probing.rpm_facts import LOCKS, locked_name
 from deploy.stack import Packages
 from deploy.steps import Wanted
 

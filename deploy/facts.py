@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from deploy.fleet.model import Model
-from deploy.rdma_facts import Rdma
-from deploy.setting_facts import GpuSettings
+from deploy.probing.rdma_facts import Rdma
+from deploy.probing.setting_facts import GpuSettings
 
 PROBE_VERSION = 2
 

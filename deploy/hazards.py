@@ -11,11 +11,11 @@ from deploy import apt_hazards, dnf_hazards
 from deploy.apt_hazards import few
 from deploy.catalog import load
 from deploy.catalog.systems import DriverNames
-from deploy.container_toolkit import PATH_UNIT, SERVICE, STATIC
 from deploy.facts import NodeFacts, Package
 from deploy.interest import GPU_PACKAGES
+from deploy.layers.container_toolkit import PATH_UNIT, SERVICE, STATIC
+from deploy.layers.services import ENABLED
 from deploy.packages import difference, locked
-from deploy.services import ENABLED
 from deploy.stack import Packages
 from deploy.steps import Wanted
 

@@ -13,16 +13,16 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from deploy.dcgm import UNIT as DCGM
-from deploy.fabric import UNIT as FABRIC
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.model import Model
 from deploy.fleet.spec import NodeSpec
 from deploy.keys import WrongKey, check_key
+from deploy.layers.dcgm import UNIT as DCGM
+from deploy.layers.fabric import UNIT as FABRIC
+from deploy.layers.persistence import UNIT as PERSISTENCE
+from deploy.layers.torch_env import versions
 from deploy.packages import locked
-from deploy.persistence import UNIT as PERSISTENCE
 from deploy.stack import Stack
-from deploy.torch_env import versions
 
 VERSION = 3
 ABOUT = "Written by `gpufleet lock`. Review it, commit it, change it with that command only."

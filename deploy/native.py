@@ -20,7 +20,9 @@ from pyinfra.api.operation import operation
 
 from deploy.commands.apply import make_wanted
 from deploy.commands.plan import make_plans
-from deploy.converge import Consent, converge
+from deploy.engine.converge import Consent, converge
+from deploy.engine.outcome import Outcome
+from deploy.engine.wave import settle
 from deploy.facts import NodeFacts
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
@@ -29,10 +31,8 @@ from deploy.fleet.runs import RUNS, Run, printable
 from deploy.fleet.transport import Connection, adopt_pyinfra
 from deploy.lock import Lock, lock_path, read_lock
 from deploy.locking import answers
-from deploy.outcome import Outcome
 from deploy.steps import Step, Wanted
 from deploy.survey import BadProbe, Survey, probe
-from deploy.wave import settle
 
 REBOOT_KEY = "gpufleet_reboot"
 """`pyinfra --data gpufleet_reboot=yes`: consent to reboot idle hosts that need it."""

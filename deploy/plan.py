@@ -5,7 +5,11 @@ The plan is empty when the host conforms; nothing here remembers what an earlier
 
 from typing import Literal, Protocol
 
-from deploy import (
+from deploy import hazards, transact, unprivileged
+from deploy.facts import NodeFacts
+from deploy.fleet.model import Model
+from deploy.known import UnknownFact, known
+from deploy.layers import (
     container_toolkit,
     cuda,
     cudnn,
@@ -13,7 +17,6 @@ from deploy import (
     driver,
     expected,
     fabric,
-    hazards,
     imex,
     memlock,
     module,
@@ -27,15 +30,10 @@ from deploy import (
     setting_rules,
     settings,
     torch_env,
-    transact,
-    unprivileged,
 )
-from deploy.facts import NodeFacts
-from deploy.fleet.model import Model
-from deploy.kernels import wanted_kernels
-from deploy.known import UnknownFact, known
+from deploy.layers.kernels import wanted_kernels
+from deploy.layers.prerequisites import lacks_source
 from deploy.packages import locked, upstream
-from deploy.prerequisites import lacks_source
 from deploy.stack import Blocked
 from deploy.steps import Reboot, Step, Wanted
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from deploy.fleet.places import places
 from deploy.fleet.runs import printable
 from deploy.fleet.spec import NodeSpec
-from deploy.rpm_facts import BEGIN, END, LOCKS
+from deploy.probing.rpm_facts import BEGIN, END, LOCKS
 
 if TYPE_CHECKING:
     from deploy.fleet.transport import Connection

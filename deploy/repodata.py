@@ -19,7 +19,6 @@ from xml.parsers import expat
 import yaml
 import zstandard
 
-from deploy import keys  # noqa: F401 - first of all, it keeps Sequoia from walking the stack
 from deploy.evr import GRAMMAR, evr
 from deploy.solving.offers import Offer
 

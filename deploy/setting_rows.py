@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from deploy.catalog import Catalogue
 from deploy.facts import NodeFacts
 from deploy.fold import Row
-from deploy.setting_facts import GpuSettings
+from deploy.probing.setting_facts import GpuSettings
 
 
 def setting_rows(facts: NodeFacts, catalogue: Catalogue) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from deploy.fleet.inventory import Fleet, Host
 from deploy.fleet.reach import queue_s
 from deploy.fleet.spec import NodeSpec
 from deploy.fleet.transport import Connection, Unreachable, connect, on_each
-from deploy.probe import BadProbe, escaped, new_nonce, parse, script
+from deploy.probing.probe import BadProbe, escaped, new_nonce, parse, script
 
 __all__ = ["BadProbe", "Survey", "probe", "survey"]
 

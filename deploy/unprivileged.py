@@ -5,7 +5,7 @@ it, or is told what to run.
 """
 
 from deploy.facts import NodeFacts
-from deploy.prerequisites import prerequisites
+from deploy.layers.prerequisites import prerequisites
 from deploy.stack import Blocked
 from deploy.steps import Step, Wanted
 

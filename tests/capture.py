@@ -17,7 +17,7 @@ monkey.patch_all()
 from deploy.fleet.inventory import named_hosts  # noqa: E402
 from deploy.fleet.spec import NodeSpec  # noqa: E402
 from deploy.fleet.transport import connect  # noqa: E402
-from deploy.probe import new_nonce, script  # noqa: E402
+from deploy.probing.probe import new_nonce, script  # noqa: E402
 
 NONCE = "gpufleet-00112233aabbccdd"
 PLACE = Path(__file__).parent / "data" / "probe"

@@ -22,12 +22,12 @@ from deploy.facts import (
     PythonBuild,
     Service,
 )
-from deploy.files import digest
+from deploy.layers.files import digest
+from deploy.layers.pins import locks
+from deploy.layers.torch_env import versions
 from deploy.managed_python import folder_of
 from deploy.packages import locked
-from deploy.pins import locks
 from deploy.steps import Wanted
-from deploy.torch_env import versions
 from tests.factory import facts
 from tests.settled import settled, units
 

@@ -18,10 +18,10 @@ class _Lock:
 def install(folder: Path) -> None:
     """Hosts named @fake/NAME are the directories below `folder`."""
     import deploy.commands.plan
-    import deploy.converge
+    import deploy.engine.converge
+    import deploy.engine.reboot
+    import deploy.engine.supervise
     import deploy.native
-    import deploy.reboot
-    import deploy.supervise
     from deploy.fleet.errors import Fault, WrongInput
     from deploy.stack import Solution
     from tests import staged
@@ -48,11 +48,11 @@ def install(folder: Path) -> None:
     deploy.native.read_lock = read_lock  # type: ignore[assignment]
     deploy.native.probe = staged.probe
     deploy.commands.plan.plan_host = staged.plan_host
-    deploy.converge.probe = staged.probe
-    deploy.converge.plan_host = staged.plan_host
-    deploy.converge.reboot_due = staged.reboot_due
-    deploy.reboot.POLL_S = (0.02, 0.05)
-    deploy.supervise.WATCH_S = 0.01
+    deploy.engine.converge.probe = staged.probe
+    deploy.engine.converge.plan_host = staged.plan_host
+    deploy.engine.converge.reboot_due = staged.reboot_due
+    deploy.engine.reboot.POLL_S = (0.02, 0.05)
+    deploy.engine.supervise.WATCH_S = 0.01
 
 
 if __name__ == "__main__":

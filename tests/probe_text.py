@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from deploy.facts import PROBE_VERSION, NodeFacts
-from deploy.probe_parts import READERS
-from deploy.rpm_facts import BEGIN, END, LOCKS
+from deploy.probing.probe_parts import READERS
+from deploy.probing.rpm_facts import BEGIN, END, LOCKS
 
 Lines = Iterator[str]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy import boot_settings, container_toolkit, module_options
 from deploy.facts import NodeFacts
+from deploy.layers import boot_settings, container_toolkit, module_options
 from deploy.lock import expected_state
-from deploy.rdma_facts import Rdma
-from deploy.setting_facts import GpuSettings
+from deploy.probing.rdma_facts import Rdma
+from deploy.probing.setting_facts import GpuSettings
 from deploy.steps import Wanted
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")

@@ -11,10 +11,10 @@ from pyinfra_cli.util import PYTHON_CODES
 
 import deploy.commands.apply as command
 import deploy.commands.plan
-import deploy.converge
-import deploy.reboot
-import deploy.supervise
-import deploy.wave
+import deploy.engine.converge
+import deploy.engine.reboot
+import deploy.engine.supervise
+import deploy.engine.wave
 from deploy.cli import main
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet
@@ -90,13 +90,13 @@ def make_lab(root: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Lab:
     lab = Lab(root, *names)
     monkeypatch.chdir(root)
     PYTHON_CODES.clear()  # pyinfra keeps inventories by name; each test has its own lab.py
-    monkeypatch.setattr(deploy.converge, "probe", staged.probe)
-    monkeypatch.setattr(deploy.converge, "plan_host", staged.plan_host)
-    monkeypatch.setattr(deploy.converge, "reboot_due", staged.reboot_due)
+    monkeypatch.setattr(deploy.engine.converge, "probe", staged.probe)
+    monkeypatch.setattr(deploy.engine.converge, "plan_host", staged.plan_host)
+    monkeypatch.setattr(deploy.engine.converge, "reboot_due", staged.reboot_due)
     monkeypatch.setattr(deploy.commands.plan, "plan_host", staged.plan_host)
-    monkeypatch.setattr(deploy.reboot, "POLL_S", (0.02, 0.05))
-    monkeypatch.setattr(deploy.supervise, "WATCH_S", 0.01)
-    monkeypatch.setattr(deploy.wave, "connect", lab.connect)
+    monkeypatch.setattr(deploy.engine.reboot, "POLL_S", (0.02, 0.05))
+    monkeypatch.setattr(deploy.engine.supervise, "WATCH_S", 0.01)
+    monkeypatch.setattr(deploy.engine.wave, "connect", lab.connect)
     monkeypatch.setattr(command, "survey", lab.survey)
     monkeypatch.setattr(command, "answers", lab.answers)
     monkeypatch.setattr(command, "read_lock", lambda path: "a lock" if path.exists() else None)
@@ -292,7 +292,7 @@ def test_one_hanging_host_delays_nobody(
     for name in ("gpu2", "gpu3"):
         for part in ("base", "driver", "loaded", "service"):
             lab.part(name, part)
-    monkeypatch.setattr(deploy.wave, "HOST_DEADLINE_S", 2)
+    monkeypatch.setattr(deploy.engine.wave, "HOST_DEADLINE_S", 2)
     lab.on_connect["gpu1"] = lambda: gevent.sleep(3600)
     assert main(["apply", "lab.py", "--yes", "--reboot"]) == 1
     hosts = lab.run_file()["hosts"]
@@ -331,7 +331,7 @@ def test_secrets_appear_nowhere(
         return staged.probe(connection, spec)
 
     lab.on_connect["gpu1"] = leak
-    monkeypatch.setattr(deploy.converge, "probe", leaking_probe)
+    monkeypatch.setattr(deploy.engine.converge, "probe", leaking_probe)
     noisy = staged.part("base", "echo given c4nary-one and c4nary\\'two; exit 1")
     monkeypatch.setattr(staged, "STEPS", {**staged.STEPS, "base": noisy})
     assert main(["apply", "lab.py", "--yes", "--json"]) == 1

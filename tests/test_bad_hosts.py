@@ -23,9 +23,9 @@ from deploy import cli, locking, survey
 from deploy.facts import Kernel, NodeFacts, Os, PciDevice
 from deploy.fleet import exits
 from deploy.plan import plan_host
-from deploy.probe import BadProbe, escaped, parse
-from deploy.rdma_facts import Rdma
-from deploy.setting_facts import GpuSettings
+from deploy.probing.probe import BadProbe, escaped, parse
+from deploy.probing.rdma_facts import Rdma
+from deploy.probing.setting_facts import GpuSettings
 from tests import factory
 from tests.golden.cases import SPEC, Case, available, bare, wanted
 from tests.golden.play import NONCE

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-import deploy.converge
-import deploy.reboot
-import deploy.supervise
-from deploy.converge import Consent, converge
+import deploy.engine.converge
+import deploy.engine.reboot
+import deploy.engine.supervise
+from deploy.engine.converge import Consent, converge
+from deploy.engine.outcome import Outcome
 from deploy.fleet import hostlock
 from deploy.fleet.hostlock import Owner, host_lock
 from deploy.fleet.redact import Redactor
 from deploy.fleet.runs import Run
-from deploy.outcome import Outcome
 from deploy.steps import Command, Reboot, Step
 from tests import staged
 from tests.localhost import LocalConnection, LocalHost
@@ -80,9 +80,9 @@ class Stage:
 def exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny stack in place of the real probe and plan."""
     for name in ("probe", "plan_host", "reboot_due"):
-        monkeypatch.setattr(deploy.converge, name, getattr(staged, name))
-    monkeypatch.setattr(deploy.reboot, "POLL_S", (0.02, 0.05))
-    monkeypatch.setattr(deploy.supervise, "WATCH_S", 0.01)
+        monkeypatch.setattr(deploy.engine.converge, name, getattr(staged, name))
+    monkeypatch.setattr(deploy.engine.reboot, "POLL_S", (0.02, 0.05))
+    monkeypatch.setattr(deploy.engine.supervise, "WATCH_S", 0.01)
     monkeypatch.setattr(staged, "STEPS", dict(staged.STEPS))
 
 
@@ -183,7 +183,7 @@ def test_a_host_that_was_lost_for_a_moment_goes_on(stage: Stage) -> None:
 
 
 def test_a_host_that_stays_lost_is_a_failure(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy.converge, "RECONNECT_S", 0.3)
+    monkeypatch.setattr(deploy.engine.converge, "RECONNECT_S", 0.3)
     down = stage.host.root / "down"
     staged.STEPS["env"] = staged.part("env", f"touch {down}; sleep 0.2")
     outcome = stage.apply()
@@ -224,7 +224,7 @@ def test_a_job_that_begins_before_the_reboot_keeps_its_host(stage: Stage) -> Non
 def test_a_job_that_begins_during_a_long_step_is_seen_before_the_disruptive_one(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deploy.converge, "FRESH_S", 0)
+    monkeypatch.setattr(deploy.engine.converge, "FRESH_S", 0)
     staged.STEPS["base"] = staged.part("base", f"echo pid 42 of bob >{staged.PARTS}/busy")
     outcome = stage.apply()
     assert outcome.status == "busy"
@@ -329,7 +329,7 @@ def test_a_host_whose_boot_id_is_unknown_is_not_rebooted(
     def without_boot_id(*given: Any) -> Any:
         return staged.probe(*given).model_copy(update={"boot_id": None})
 
-    monkeypatch.setattr(deploy.converge, "probe", without_boot_id)
+    monkeypatch.setattr(deploy.engine.converge, "probe", without_boot_id)
     outcome = stage.apply()
     assert outcome.status == "failed"
     assert "boot_id is unknown" in outcome.message

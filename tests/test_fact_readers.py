@@ -2,12 +2,12 @@
 
 import pytest
 
-from deploy.apt_facts import read_apt, read_candidates, read_packages
 from deploy.facts import Modules, Package, PciDevice
-from deploy.foreign import foreign_owners
-from deploy.kernel_facts import read_kernel, read_modules, release_order
-from deploy.probe_parts import tags
-from deploy.use_facts import read_slurm, read_users
+from deploy.probing.apt_facts import read_apt, read_candidates, read_packages
+from deploy.probing.foreign import foreign_owners
+from deploy.probing.kernel_facts import read_kernel, read_modules, release_order
+from deploy.probing.probe_parts import tags
+from deploy.probing.use_facts import read_slurm, read_users
 
 OLD, NEW = "6.1.0-9-amd64", "6.1.0-18-amd64"
 GRUB = [f"grub-linux {NEW}", f"grub-linux {NEW}", f"grub-linux {NEW}", f"grub-linux {OLD}"]

@@ -17,7 +17,7 @@ from deploy.facts import NodeFacts
 from deploy.fleet.spec import NodeSpec
 from deploy.packages import locked
 from deploy.plan import plan_host
-from deploy.probe import parse
+from deploy.probing.probe import parse
 from tests.golden import compare
 from tests.golden.cases import cases, stack, wanted
 from tests.golden.compare import Host

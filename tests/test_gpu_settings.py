@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from deploy import boot_settings, expected, memlock, mig, module_options, persistence
 from deploy.catalog import load
 from deploy.facts import GpuUser, NodeFacts, OwnFile
 from deploy.fleet.spec import NodeSpec
+from deploy.layers import boot_settings, expected, memlock, mig, module_options, persistence
 from deploy.lock import expected_state
 from deploy.plan import HostPlan, plan_host, reboot_due
-from deploy.rdma_facts import Peermem, Rdma
+from deploy.probing.rdma_facts import Peermem, Rdma
+from deploy.probing.setting_facts import FIELDS, read_params, read_settings
 from deploy.removal import ours
-from deploy.setting_facts import FIELDS, read_params, read_settings
 from deploy.setting_rows import setting_rows
 from deploy.steps import Wanted
 from tests.broken import both, rpms, said

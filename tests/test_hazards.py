@@ -7,8 +7,8 @@ import pytest
 from deploy.facts import AutoUpgrades, Candidate, NodeFacts, Package, Pin, Service
 from deploy.fleet.spec import NodeSpec
 from deploy.hazards import warnings
+from deploy.layers.pins import PATH
 from deploy.packages import locked
-from deploy.pins import PATH
 from deploy.stack import PackagePin, Stack
 from deploy.steps import Wanted
 from tests import factory

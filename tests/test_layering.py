@@ -9,36 +9,14 @@ import pytest
 from verify.bundle import DISTRIBUTIONS, STAYS, travelling
 
 ROOT = Path(__file__).parent.parent
-PURE = (
-    "solve",
-    "stack",
-    "steps",
-    "plan",
-    "lock",
-    "apt",
-    "dnf",
-    "transact",
-    "prerequisites",
-    "repodata",
-    "rpm_facts",
-    "os_base",
-    "repository",
-    "pins",
-    "driver",
-    "module",
-    "fabric",
-    "persistence",
-    "cuda",
-    "cudnn",
-    "nccl",
-    "torch_env",
-    "env_build",
-    "expected",
-)
+PURE = ("solve", "stack", "steps", "plan", "lock", "apt", "dnf", "transact", "repodata")
 """Modules of deploy/ that decide: values in, values out."""
 PURE_FILES = [
     *(ROOT / "deploy" / f"{module}.py" for module in PURE),
-    *sorted((ROOT / "deploy/solving").glob("*.py")),
+    *sorted(
+        path for room in ("layers", "solving") for path in (ROOT / "deploy" / room).glob("*.py")
+    ),
+    *sorted((ROOT / "deploy/probing").glob("*_facts.py")),
 ]
 OUTSIDE_WORLD = {"gevent", "paramiko", "pyinfra", "pyinfra_cli", "subprocess", "socket"}
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from deploy import cuda, driver, expected, os_base, pins, repository, torch_env
 from deploy.apt import SOURCE
 from deploy.facts import (
     Cuda,
@@ -28,6 +27,7 @@ from deploy.fleet.places import SYSTEM
 from deploy.fleet.spec import NodeSpec
 from deploy.idle import SERVICES
 from deploy.interest import DRIVER_DAEMONS, PACKAGES
+from deploy.layers import cuda, driver, expected, os_base, pins, repository, torch_env
 from deploy.plan import LAYERS, plan_host
 from deploy.stack import PackagePin
 from deploy.steps import Wanted

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from deploy import driver, os_base, pins, repository
 from deploy.facts import (
     Candidate,
     InstalledModule,
@@ -21,8 +20,9 @@ from deploy.facts import (
 )
 from deploy.fleet.spec import NodeSpec
 from deploy.interest import PACKAGES
+from deploy.layers import driver, os_base, pins, repository
 from deploy.plan import plan_host
-from deploy.rpm_facts import LOCKS
+from deploy.probing.rpm_facts import LOCKS
 from deploy.solve import choose, complete
 from deploy.solving.fits import check_fit
 from deploy.solving.refusal import Refused

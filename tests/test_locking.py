@@ -11,6 +11,7 @@ import pytest
 from deploy import locking
 from deploy.available import FIRST, LAST
 from deploy.commands.plan import make_plans
+from deploy.engine.wave import settle
 from deploy.facts import Foreign, NodeFacts, PythonFacts
 from deploy.fleet.conversation import Result
 from deploy.fleet.errors import WrongInput
@@ -20,7 +21,6 @@ from deploy.lock import Lock
 from deploy.locking import answers, new_lock, solve_fleet
 from deploy.stack import TorchEnvironment
 from deploy.survey import Survey
-from deploy.wave import settle
 from tests import factory
 from tests.factory import driven, facts
 

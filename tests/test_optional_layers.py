@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from deploy import container_toolkit, fabric, rdma
 from deploy.apt import transaction
 from deploy.facts import NodeFacts, Package, PciDevice, Service
 from deploy.fleet.spec import NodeSpec
+from deploy.layers import container_toolkit, fabric, rdma
 from deploy.packages import difference
 from deploy.plan import HostPlan, plan_host
-from deploy.rdma_facts import Peermem, Rdma, read_cdi, read_rdma
+from deploy.probing.rdma_facts import Peermem, Rdma, read_cdi, read_rdma
 from deploy.removal import ours
 from deploy.stack import Component, PackagePin
 from deploy.steps import Wanted

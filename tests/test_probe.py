@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploy.facts import NodeFacts
-from deploy.probe import BadProbe, escaped, parse
+from deploy.probing.probe import BadProbe, escaped, parse
 from tests.capture import NONCE, PLACE
 
 CAPTURES = sorted(path.stem for path in PLACE.glob("*.txt"))

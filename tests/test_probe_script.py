@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy import probe
 from deploy.facts import NodeFacts
 from deploy.fleet.spec import NodeSpec
-from deploy.probe import parse, script
+from deploy.probing import probe
+from deploy.probing.probe import parse, script
 
 NONCE = "gpufleet-0123456789abcdef"
 PLACES = ("/dev/shm", "/run", "/tmp", "/var/tmp")

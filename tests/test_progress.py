@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from deploy.outcome import Outcome
-from deploy.progress import SHOWN, Progress
+from deploy.engine.outcome import Outcome
+from deploy.engine.progress import SHOWN, Progress
 from deploy.steps import Step
 
 

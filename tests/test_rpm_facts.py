@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from deploy.facts import Package
-from deploy.foreign import foreign_owners
 from deploy.interest import FOREIGN_DRIVERS, GPU_PACKAGES
-from deploy.kernel_facts import read_kernel
-from deploy.probe import parse
-from deploy.probe_parts import READERS, tags
-from deploy.rpm_facts import (
+from deploy.probing.foreign import foreign_owners
+from deploy.probing.kernel_facts import read_kernel
+from deploy.probing.probe import parse
+from deploy.probing.probe_parts import READERS, tags
+from deploy.probing.rpm_facts import (
     locked_by_others,
     locked_name,
     read_dnf,

@@ -6,7 +6,7 @@ from deploy.catalog import load
 from deploy.fact_rows import fact_rows
 from deploy.facts import AutoUpgrades, Dpkg, NodeFacts
 from deploy.fold import Row, folded
-from deploy.probe import parse
+from deploy.probing.probe import parse
 from deploy.show_facts import show_facts
 from tests.capture import NONCE, PLACE
 

@@ -8,7 +8,7 @@ import pytest
 
 from deploy import survey as module
 from deploy.fleet.inventory import named_hosts
-from deploy.probe import parse
+from deploy.probing.probe import parse
 from deploy.survey import survey, twins
 from tests.capture import NONCE, PLACE
 from tests.factory import facts

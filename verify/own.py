@@ -16,7 +16,7 @@ EXPECTED = "/etc/gpufleet/expected.json"
 RECORD = "/var/lib/gpufleet/verified.json"
 """The GPUs of the last good run; without root it lies below the prefix."""
 VERSION = 1
-"""Of the expected state's form (deploy/expected.py)."""
+"""Of the expected state's form (deploy/layers/expected.py)."""
 SCHEMA = 1
 """Of the record's form."""
 MOST_BYTES = 1 << 20

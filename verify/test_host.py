@@ -70,7 +70,7 @@ def test_disk(report: dict[str, Any], asked: dict[str, Any], look: Look) -> None
 
 @check(
     "host.expected",
-    source="deploy/expected.py: apply and adopt write the lock's answer to the host",
+    source="deploy/layers/expected.py: apply and adopt write the lock's answer to the host",
     fault="expected-drift",
     needs=("own-state",),
 )

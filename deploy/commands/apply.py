@@ -11,7 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from deploy.commands.plan import make_plans
-from deploy.converge import Consent
+from deploy.engine.converge import Consent
+from deploy.engine.outcome import exit_code, show, write_json
+from deploy.engine.progress import Progress
+from deploy.engine.reboot import DEADLINE_S
+from deploy.engine.wave import Work, run_wave, settle
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
@@ -21,15 +25,11 @@ from deploy.fleet.waiting import Waiting
 from deploy.gone import without_gone
 from deploy.lock import Lock, lock_path, read_lock, write_lock
 from deploy.locking import answers, new_lock
-from deploy.outcome import exit_code, show, write_json
 from deploy.plan import HostPlan
-from deploy.progress import Progress
-from deploy.reboot import DEADLINE_S
 from deploy.show_plan import View, in_one_line, render
 from deploy.stack import Solution, Stack
 from deploy.steps import Wanted
 from deploy.survey import Survey, survey
-from deploy.wave import Work, run_wave, settle
 
 NO_GATE = "one wave; no verification gate ran"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from deploy.commands.apply import yes
+from deploy.engine.outcome import Outcome, exit_code, show
 from deploy.facts import NodeFacts
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
@@ -21,7 +22,6 @@ from deploy.fleet.places import places
 from deploy.fleet.runs import Run, begin, controller, now, printable
 from deploy.fleet.transport import Unreachable, connect, on_each
 from deploy.fleet.waiting import Waiting
-from deploy.outcome import Outcome, exit_code, show
 from deploy.removal import LOOK_S, REMOVE_S, RemovalFailed, called, look, remove
 from deploy.survey import BadProbe, probe
 

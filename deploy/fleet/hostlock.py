@@ -5,8 +5,9 @@ Two locks, both `flock`, so that neither survives a reboot; deploy/fleet/places.
 - `Places.lock` is held by a command of ours whose stdin is our live connection. When the
   controller ends in any way, kill -9 included, that command reads EOF and the lock is free. Its
   text says who holds it.
-- `step` in `Places.work` is held by the supervisor of the running step (deploy/supervise.py), which
-  outlives us. Whoever takes the host lock waits here until an orphaned apt or build has ended.
+- `step` in `Places.work` is held by the supervisor of the running step
+  (deploy/engine/supervise.py), which outlives us. Whoever takes the host lock waits here until an
+  orphaned apt or build has ended.
 """
 
 import shlex

@@ -14,9 +14,10 @@ class Places(Model):
     root: bool
     """Commands that change the host run as root."""
     expected: str
-    """What verification expects of the host (deploy/expected.py)."""
+    """What verification expects of the host (deploy/layers/expected.py)."""
     record: str
-    """Folder of our own record: state, stacks, journal (deploy/record.py, deploy/supervise.py)."""
+    """Folder of our own record: state, stacks, journal (deploy/record.py and
+    deploy/engine/supervise.py)."""
     lock: str
     """Held by the controller at work (deploy/fleet/hostlock.py)."""
     work: str

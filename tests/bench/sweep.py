@@ -114,7 +114,7 @@ def gpufleet(place: Path, hosts: int, at_once: int) -> None:
     from deploy.fleet.inventory import named_hosts
     from deploy.fleet.spec import NodeSpec
     from deploy.plan import plan_host
-    from deploy.probe import parse
+    from deploy.probing.probe import parse
     from deploy.steps import Wanted
     from deploy.survey import survey
     from tests.capture import NONCE, PLACE

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from deploy import module
 from deploy.idle import BECAME_BUSY
+from deploy.layers import module
 from deploy.plan import reboot_due
 from tests.fleet.live import LiveFleet
 from tests.fleet.thin import Node, node

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy import cuda, os_base, pins, repository
 from deploy.apt import SOURCE
 from deploy.fleet.places import SYSTEM
+from deploy.layers import cuda, os_base, pins, repository
 from tests.fleet import small_python
 from tests.fleet.live import LiveFleet
 from tests.fleet.small_python import Site

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.facts import NodeFacts
-from deploy.files import digest
 from deploy.fleet.inventory import Fleet
 from deploy.fleet.inventory import Host as InventoryHost
+from deploy.layers.files import digest
 from deploy.lock import lock_path, write_lock
 from deploy.locking import new_lock
 from tests.golden.cases import Case, cases, solved, stack, unsolved

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
-from deploy import container_toolkit
 from deploy.facts import Environment, InstalledModule, NodeFacts, OwnFile, PythonBuild, Service
-from deploy.files import digest
+from deploy.layers import container_toolkit
+from deploy.layers.files import digest
 from tests.golden import transactions
 from tests.golden.host import Effects, Machine, Refused
 from tests.golden.scripts import Parts

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-import deploy
 from deploy.shell import PREAMBLE
 
 LEAST_LINES = 3
@@ -20,18 +19,32 @@ LEAST_LINES = 3
 _ASSIGNED = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)=('[^\n]*'|[^\s'\";&|<>()$`]*)$", re.MULTILINE)
 
 
+ROOMS = ("", "layers.")
+"""Parts of `deploy` whose modules hold such texts."""
+
+
+def _modules() -> list[tuple[str, str]]:
+    """Last name and whole name of every module of these rooms, in the order of the last ones."""
+    found = [
+        (info.name, f"deploy.{room}{info.name}")
+        for room in ROOMS
+        for info in pkgutil.iter_modules(
+            importlib.import_module(f"deploy.{room}".rstrip(".")).__path__
+        )
+        if info.name != "site"  # a pyinfra deploy: it acts when it is imported
+    ]
+    return sorted(found)
+
+
 @cache
 def blocks() -> tuple[tuple[str, str], ...]:
     """Every fixed shell text of the layers with its name, the longest first."""
     found: dict[str, str] = {}
-    for info in pkgutil.iter_modules(deploy.__path__):
-        if info.name == "site":  # a pyinfra deploy: it acts when it is imported
-            continue
-        module = importlib.import_module(f"deploy.{info.name}")
-        for name, value in vars(module).items():
+    for short, whole in _modules():
+        for name, value in vars(importlib.import_module(whole)).items():
             own = name.strip("_").isupper() and isinstance(value, str)
             if own and value.count("\n") >= LEAST_LINES and value != PREAMBLE:
-                found.setdefault(value, f"{info.name}.{name.strip('_').lower()}")
+                found.setdefault(value, f"{short}.{name.strip('_').lower()}")
     return tuple(sorted(((n, t) for t, n in found.items()), key=lambda pair: -len(pair[1])))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from deploy import interest
 from deploy.facts import NodeFacts
-from deploy.files import digest
+from deploy.layers.files import digest
 from deploy.packages import locked
 from deploy.stack import Packages, Stack
 from tests.golden.scripts import blocks, parts, unquoted

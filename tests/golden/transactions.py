@@ -8,8 +8,8 @@ from typing import Any
 
 from deploy.catalog import load
 from deploy.facts import Dpkg, InstalledModule, Package, Source
+from deploy.layers.prerequisites import VERSIONLOCK
 from deploy.packages import installed, upstream
-from deploy.prerequisites import VERSIONLOCK
 from tests.golden.host import Machine, Refused
 from tests.golden.scripts import Parts
 
