@@ -32,21 +32,29 @@ built() {
 }
 """
 
-_BUILD = (
-    _MODULE
-    + """\
-for kernel in $kernels; do
-    built "$kernel" && continue
-    echo "building the modules for kernel $kernel"
+BUILD = """\
+build() {
     for source in /usr/src/nvidia*-"$version"; do
         [ -f "$source/dkms.conf" ] || continue
         name=${source##*/}
         name=${name%-"$version"}
-        dkms remove -m "$name" -v "$version" -k "$kernel" >/dev/null 2>&1 || :
+        dkms remove -m "$name" -v "$version" -k "$1" >/dev/null 2>&1 || :
         dkms add -m "$name" -v "$version" >/dev/null 2>&1 || :
-        dkms install --force -m "$name" -v "$version" -k "$kernel"
+        dkms install --force -m "$name" -v "$version" -k "$1"
     done
-    depmod "$kernel"
+    depmod "$1"
+}
+"""
+"""Builds the modules of `$version` for one kernel, whatever was built before."""
+
+_BUILD = (
+    _MODULE
+    + BUILD
+    + """\
+for kernel in $kernels; do
+    built "$kernel" && continue
+    echo "building the modules for kernel $kernel"
+    build "$kernel"
     built "$kernel" && continue
     found=$(modinfo -k "$kernel" -F version nvidia 2>/dev/null || :)
     echo "kernel $kernel has module '$found', wanted $version ($flavour); are there sources in" \\

@@ -31,15 +31,7 @@ nvidia_peermem
 _BUILD = """\
 for kernel in $kernels; do
     echo "building the modules for kernel $kernel against the installed OFED"
-    for source in /usr/src/nvidia*-"$version"; do
-        [ -f "$source/dkms.conf" ] || continue
-        name=${source##*/}
-        name=${name%-"$version"}
-        dkms remove -m "$name" -v "$version" -k "$kernel" >/dev/null 2>&1 || :
-        dkms add -m "$name" -v "$version" >/dev/null 2>&1 || :
-        dkms install --force -m "$name" -v "$version" -k "$kernel"
-    done
-    depmod "$kernel"
+    build "$kernel"
     file=$(modinfo -k "$kernel" -n nvidia_peermem)
     if ! modprobe --dump-modversions "$file" | grep -q "[[:space:]]$symbol$"; then
         echo "nvidia-peermem for kernel $kernel was built without OFED: does" \\
@@ -94,7 +86,7 @@ def _rebuilt(wanted: Wanted, facts: NodeFacts, driver: Driver, rdma: Rdma) -> li
             why="it was built without OFED" if without else "it was built against another OFED",
             commands=(
                 Command(
-                    shell=script(values, _BUILD),
+                    shell=script(values, module.BUILD, _BUILD),
                     timeout_s=module.BUILD_S,
                     log=module.make_log(driver),
                 ),
