@@ -13,7 +13,8 @@ from deploy.facts import GpuUser, NodeFacts, OwnFile
 from deploy.fleet.spec import NodeSpec
 from deploy.layers import boot_settings, expected, memlock, mig, module_options, persistence
 from deploy.lock import expected_state
-from deploy.plan import HostPlan, plan_host, reboot_due
+from deploy.plan import HostPlan, plan_host
+from deploy.plan_reboot import reboot_due
 from deploy.probing.rdma_facts import Peermem, Rdma
 from deploy.probing.setting_facts import FIELDS, read_params, read_settings
 from deploy.removal import ours

@@ -9,7 +9,20 @@ import pytest
 from verify.bundle import DISTRIBUTIONS, STAYS, travelling
 
 ROOT = Path(__file__).parent.parent
-PURE = ("solve", "stack", "steps", "plan", "lock", "apt", "dnf", "transact", "repodata")
+PURE = (
+    "solve",
+    "stack",
+    "steps",
+    "plan",
+    "plan_blocks",
+    "plan_reboot",
+    "plan_warnings",
+    "lock",
+    "apt",
+    "dnf",
+    "transact",
+    "repodata",
+)
 """Modules of deploy/ that decide: values in, values out."""
 PURE_FILES = [
     *(ROOT / "deploy" / f"{module}.py" for module in PURE),

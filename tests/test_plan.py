@@ -9,7 +9,8 @@ import pytest
 from deploy.commands.plan import document, exit_code
 from deploy.facts import Disk, GpuUser, InstalledModule, Kernel, Modules, SlurmJob
 from deploy.fleet.spec import NodeSpec
-from deploy.plan import HostPlan, plan_host, reboot_due, users
+from deploy.plan import HostPlan, plan_host, users
+from deploy.plan_reboot import reboot_due
 from deploy.show_plan import View, counts, explain, in_one_line, render, size
 from deploy.stack import Blocked, Reason, Solution
 from deploy.steps import Reboot, Step, Wanted

@@ -19,7 +19,8 @@ from deploy.fleet.model import Model
 from deploy.fleet.places import places
 from deploy.fleet.runs import Run, controller, now, printable
 from deploy.idle import BECAME_BUSY
-from deploy.plan import HostPlan, plan_host, reboot_due
+from deploy.plan import HostPlan, plan_host
+from deploy.plan_reboot import reboot_due
 from deploy.steps import Reboot, Step, Wanted
 from deploy.survey import BadProbe, probe
 

@@ -13,7 +13,7 @@ import pytest
 
 from deploy.idle import BECAME_BUSY
 from deploy.layers import module
-from deploy.plan import reboot_due
+from deploy.plan_reboot import reboot_due
 from tests.fleet.live import LiveFleet
 from tests.fleet.thin import Node, node
 

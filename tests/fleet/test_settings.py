@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from deploy.fleet.spec import NodeSpec
-from deploy.plan import reboot_due
+from deploy.plan_reboot import reboot_due
 from deploy.removal import look, remove
 from deploy.stack import Component, PackagePin
 from tests.fleet.live import LiveFleet
