@@ -22,10 +22,11 @@ from typing import IO
 FIRST = (
     "tests/fleet/test_layers.py",
     "tests/fleet/test_layers_env.py",
-    "tests/fleet/test_facts.py",
-    "tests/fleet/test_vendor.py",
     "tests/fleet/test_verify_faults.py",
+    # The three that boot the fleet of mixed systems.
     "tests/fleet/test_el.py",
+    "tests/fleet/test_mixed.py",
+    "tests/fleet/test_ubuntu.py",
 )
 """One lane's files, about half of the time; the other lane runs everything else there is."""
 EVERY_S = 60

@@ -126,6 +126,7 @@ def test_every_missing_piece_is_named_at_once(room: Path, monkeypatch: pytest.Mo
     assert "packaging: does not list gone.py among its files" in text
 
 
+@pytest.mark.long
 def test_pytest_runs_from_the_bundle_alone(room: Path, tmp_path: Path) -> None:
     """The vendored libraries are complete: no other module of this installation is used."""
     for path, content in build(room).files.items():
@@ -149,6 +150,7 @@ def test_pytest_runs_from_the_bundle_alone(room: Path, tmp_path: Path) -> None:
     assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
+@pytest.mark.long
 def test_what_travels_is_written_for_python_3_10(room: Path) -> None:
     files = {path: text for path, text in build(room).files.items() if path.endswith(".py")}
     files |= {str(path): path.read_bytes() for path in ROOM.glob("*.py")}

@@ -96,6 +96,7 @@ def test_json_on_stdout_is_nothing_but_json() -> None:
     assert said.returncode == (4 if hidden else 0)
 
 
+@pytest.mark.long
 def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m deploy.cli facts -w @local | head -n 1"
     said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
@@ -103,6 +104,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert said.stderr == ""
 
 
+@pytest.mark.long
 def test_a_terminal_gets_colour() -> None:
     command = f"TERM=xterm-256color {sys.executable} -m deploy.cli facts -w @local"
     said = subprocess.run(

@@ -155,6 +155,7 @@ def test_only_hashes_of_wheels_for_the_platform_are_kept(index: Index, torch_ind
     assert f"einops==1.0 --hash={wanted}" in found.requirements
 
 
+@pytest.mark.long
 def test_equal_wishes_have_equal_ids_and_others_have_others(
     index: Index, torch_index: Index
 ) -> None:
@@ -338,6 +339,7 @@ def test_a_companion_of_another_build_is_refused(index: Index) -> None:
         resolve(wish(index, build="cu130", pypi=True, companions=("torchvision==0.28.0",)))
 
 
+@pytest.mark.long
 def test_what_floats_moves_only_when_asked(whole: EnvironmentWish, index: Index) -> None:
     first = resolve(whole)
     month(index, LATER)
@@ -437,6 +439,7 @@ def brought(index: Index, torch_index: Index) -> EnvironmentWish:
     )
 
 
+@pytest.mark.long
 def test_the_newest_patch_of_a_sites_list_is_locked_by_hash(
     brought: EnvironmentWish, index: Index
 ) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.test_converge import ALL
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 
 

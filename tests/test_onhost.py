@@ -256,6 +256,7 @@ def pytest_on(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_plain_pytest_says_what_it_holds_a_host_against(tmp_path: Path) -> None:
     file = tmp_path / "expected.json"
     state = {**reported.expected("none"), "prefix": f"{tmp_path}/there", "environment": None}
@@ -268,6 +269,7 @@ def test_plain_pytest_says_what_it_holds_a_host_against(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", [None, "[]", '{"version": 9}'])
 def test_plain_pytest_refuses_a_state_that_it_cannot_use(
     tmp_path: Path, content: str | None
@@ -281,6 +283,7 @@ def test_plain_pytest_refuses_a_state_that_it_cannot_use(
     assert "INTERNALERROR" not in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_plain_pytest_with_a_host_that_does_not_answer_passes_nothing() -> None:
     done = pytest_on("--hosts=ssh://nobody.invalid")
     assert done.returncode == 1

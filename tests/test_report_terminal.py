@@ -135,6 +135,7 @@ def test_what_to_do_first_comes_first() -> None:
     ]
 
 
+@pytest.mark.long
 def test_the_same_finding_on_many_hosts_is_one(tmp_path: Path) -> None:
     fleet = [drifted(f"gpu{number:03d}") for number in range(1, 901)]
     text = shown(tmp_path, [*fleet, healthy("gpu901")])
@@ -144,6 +145,7 @@ def test_the_same_finding_on_many_hosts_is_one(tmp_path: Path) -> None:
     assert len(text.splitlines()) < 24
 
 
+@pytest.mark.long
 def test_a_large_fleet_with_every_kind_of_fault_is_a_screen(tmp_path: Path) -> None:
     makers = (remap_pending, lost_gpu, drifted, hung, unreachable, healthy)
     fleet = [makers[number % 6](f"n{number:04d}") for number in range(1000)]

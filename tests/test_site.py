@@ -11,6 +11,8 @@ import pytest
 from tests import staged
 from tests.localhost import LocalHost
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "deploy/site.py"
 

@@ -20,6 +20,7 @@ def hosts() -> dict[str, Case]:
     return fleet(ROUND)
 
 
+@pytest.mark.long
 def test_more_equal_hosts_are_no_more_work(hosts: dict[str, Case]) -> None:
     catalogue = load()
     _shared.cache_clear()
@@ -35,6 +36,7 @@ def test_more_equal_hosts_are_no_more_work(hosts: dict[str, Case]) -> None:
             assert again[other].environment == answer.environment
 
 
+@pytest.mark.long
 def test_a_groups_candidates_are_solved_once_for_equal_members(
     hosts: dict[str, Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,7 @@ def test_a_digest_tells_apart_what_compares_equal() -> None:
     assert train_ddp.digest([zero]) == train_ddp.digest([torch.zeros(3)])
 
 
+@pytest.mark.long
 def test_a_repeated_step_is_the_step_and_one_changed_bit_is_not() -> None:
     torch.manual_seed(1)
     model = torch.nn.Linear(4, 3)

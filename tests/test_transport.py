@@ -324,6 +324,7 @@ def test_something_else_answers(server: Sshd, greeting: bytes, message: str) -> 
     assert message in found
 
 
+@pytest.mark.long
 def test_one_bad_host_costs_only_itself(server: Sshd) -> None:
     data = dict(server.data)
     del data["ssh_hostname"]

@@ -164,6 +164,7 @@ def test_the_record_of_verification_lies_there_too(
     assert own.keep_record(record, str(prefix)) == f"{prefix}/verified.json"
 
 
+@pytest.mark.long
 def test_apply_again_and_remove_on_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

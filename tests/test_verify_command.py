@@ -227,6 +227,7 @@ def told(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.long
 def test_the_module_is_the_same_command() -> None:
     here, there = told("-m", "verify", "--help"), told("-m", "deploy.cli", "verify", "--help")
     assert (here.returncode, here.stdout) == (0, there.stdout)

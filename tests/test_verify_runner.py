@@ -131,6 +131,7 @@ def test_the_bundle_is_pushed_once_then_one_command_does_it(lab: Lab) -> None:
     assert set(map(tuple, lab.asked.values())) == {("run",)}
 
 
+@pytest.mark.long
 def test_a_host_that_hangs_or_is_dead_costs_only_its_own_time(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
