@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from deploy import plan_blocks, plan_reboot, plan_warnings, unprivileged
 from deploy.facts import NodeFacts
 from deploy.fleet.model import Model
-from deploy.known import UnknownFact
+from deploy.known import UnknownFact, known
 from deploy.layers import (
     container_toolkit,
     cuda,
@@ -19,6 +19,7 @@ from deploy.layers import (
     fabric,
     imex,
     memlock,
+    module,
     module_options,
     nccl,
     os_base,
@@ -103,7 +104,7 @@ def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
     try:
         layers = LAYERS if wanted.spec.privileged else WITHOUT_ROOT
         steps = [step for layer in layers for step in layer.steps(wanted, facts)]
-        steps = _in_their_turn(steps)
+        steps = _in_their_turn(wanted, facts, steps)
         blocked = (
             unprivileged.lacking(wanted, facts, steps)
             or lacks_source(wanted, facts)
@@ -134,12 +135,14 @@ def plan_host(wanted: Wanted, facts: NodeFacts) -> HostPlan:
         )
 
 
-def _in_their_turn(steps: list[Step]) -> list[Step]:
+def _in_their_turn(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[Step]:
     """Steps that would be wrong, fail or do nothing if a disruptive one before them was left out
-    for now: what is set in the wanted driver waits for it to be loaded."""
+    for now: what is set in the wanted driver waits while another one is loaded."""
+    wish = wanted.stack.driver
     disruptive = {step.layer for step in steps if step.disruptive}
     waiting = {expected.NAME} if disruptive else set()
-    if driver.NAME in disruptive:
+    modules = known(facts, "modules", facts.modules) if wish else None
+    if driver.NAME in disruptive and wish and modules and not module.runs(modules, wish):
         waiting |= {settings.NAME, container_toolkit.NAME}
     return [
         step.model_copy(update={"disruptive": True})

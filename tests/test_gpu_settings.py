@@ -624,3 +624,17 @@ def test_what_is_set_in_a_driver_waits_with_it_on_a_busy_host() -> None:
         for step in plan.steps
         if step.layer in ("settings", "container-toolkit") and not step.disruptive
     ]
+
+
+def test_a_reload_of_the_same_driver_keeps_no_setting_back() -> None:
+    keys: dict[str, Any] = {"power_limit": 400}
+    old = Wanted(host="h1", spec=NodeSpec(), stack=solved("hgx-h100"))
+    new = Wanted(
+        host="h1",
+        spec=NodeSpec(module_options=("NVreg_EnableMSI=0",), **keys),
+        stack=solved("hgx-h100"),
+    )
+    plan = plan_host(new, conformed(old, "hgx-h100"))
+    assert "driver" in {step.layer for step in plan.steps if step.disruptive}
+    limits = [step for step in plan.steps if step.title.startswith("power limit")]
+    assert [step.disruptive for step in limits] == [False]
