@@ -108,8 +108,9 @@ def script(place: Place) -> str:
     if place.packaging == "apt":
         values |= {"own": "yes" if place.own else "", "INTEREST": GPU_PACKAGES}
     head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-    text = "available.sh" if place.packaging == "apt" else "available_rpm.sh"
-    return head + (files("deploy") / text).read_text()
+    question = "available.sh" if place.packaging == "apt" else "available_rpm.sh"
+    texts = [(files("deploy") / name).read_text() for name in ("available_head.sh", question)]
+    return head + "".join(texts)
 
 
 def read_answer(place: Place, text: str) -> Available:

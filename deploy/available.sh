@@ -1,26 +1,9 @@
-# Which versions does a package repository offer, and if asked, the host's own sources? Asked through this host's apt, changing nothing
-# outside a temporary directory that is removed at the end. Needs no root. The controller puts
-# assignments of url, key_url, proxy, ca_bundle, own and INTEREST before this text.
-# Answer: a frame of lines between "gpufleet-available 1" and "gpufleet-available end".
-set -u
-LC_ALL=C
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
-export LC_ALL PATH
+# Which versions does a package repository offer, and if asked, the host's own sources? Asked through
+# this host's apt, changing nothing outside the temporary directory. Needs no root. The controller
+# puts assignments of url, key_url, proxy, ca_bundle, own and INTEREST, and available_head.sh, before
+# this text.
 unset APT_CONFIG
 umask 022
-
-echo "gpufleet-available 1"
-refuse() {
-    echo "failed $1"
-    [ -f "$work/log" ] && tail -c 4000 "$work/log" | tr -cd '\11\12\40-\176'
-    echo
-    echo "gpufleet-available end"
-    exit 0
-}
-work=
-work=$(mktemp -d "${TMPDIR:-/tmp}/gpufleet-available.XXXXXX") || refuse directory
-trap 'rm -rf "$work"' EXIT
-trap 'exit 143' HUP INT TERM
 chmod 711 "$work"
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/state"
 : >"$work/status"

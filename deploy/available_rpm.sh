@@ -1,26 +1,7 @@
 # Which versions does a repository of rpms offer? Fetched with curl into a temporary directory that
 # is removed at the end; dnf and its caches are not touched, and no root is needed. What is fetched
 # is judged by the controller: signature, digests and packages. The controller puts assignments of
-# url, key_url, proxy and ca_bundle before this text.
-# Answer: a frame of lines between "gpufleet-available 1" and "gpufleet-available end".
-set -u
-LC_ALL=C
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
-export LC_ALL PATH
-umask 077
-
-echo "gpufleet-available 1"
-refuse() {
-    echo "failed $1"
-    [ -f "$work/log" ] && tail -c 4000 "$work/log" | tr -cd '\11\12\40-\176'
-    echo
-    echo "gpufleet-available end"
-    exit 0
-}
-work=
-work=$(mktemp -d "${TMPDIR:-/tmp}/gpufleet-available.XXXXXX") || refuse directory
-trap 'rm -rf "$work"' EXIT
-trap 'exit 143' HUP INT TERM
+# url, key_url, proxy and ca_bundle, and available_head.sh, before this text.
 command -v curl >/dev/null || refuse curl
 
 # The host's own way to the network, as dnf would take it, unless the inventory names another.

@@ -141,8 +141,11 @@ def _in_their_turn(wanted: Wanted, facts: NodeFacts, steps: list[Step]) -> list[
     wish = wanted.stack.driver
     disruptive = {step.layer for step in steps if step.disruptive}
     waiting = {expected.NAME} if disruptive else set()
-    modules = known(facts, "modules", facts.modules) if wish else None
-    if driver.NAME in disruptive and wish and modules and not module.runs(modules, wish):
+    if (
+        wish is not None
+        and driver.NAME in disruptive
+        and not module.runs(known(facts, "modules", facts.modules), wish)
+    ):
         waiting |= {settings.NAME, container_toolkit.NAME}
     return [
         step.model_copy(update={"disruptive": True})

@@ -12,11 +12,12 @@ from deploy.solving.offers import (
     Unsatisfied,
     demand,
     pins,
+    pins_of,
     upstream,
 )
 from deploy.solving.refusal import Refused, listed
 from deploy.solving.situation import Situation
-from deploy.stack import Component, Origin, PackagePin, Reason
+from deploy.stack import Component, Origin, Reason
 
 SOURCE = "NVIDIA fabric manager user guide (research: provisioning 2.8)"
 IMEX_SOURCE = "NVIDIA IMEX service guide (research: provisioning 2.8)"
@@ -74,12 +75,7 @@ def choose_fabric(
         )
     manager, others = wanted[0], wanted[1:]
     if upstream(installed.get(manager, "")) == version and all(one in installed for one in others):
-        packages = {
-            name: PackagePin(
-                version=installed[name], size=size_of(beside.available, name, installed[name])
-            )
-            for name in wanted
-        }
+        packages = pins_of({name: installed[name] for name in wanted}, beside.available)
     else:
         try:
             whole = beside.whole
@@ -118,12 +114,7 @@ def choose_imex(
             unblock=('origin = "vendor"',),
         )
     if all(upstream(installed.get(name, "")) == version for name in wanted):
-        packages = {
-            name: PackagePin(
-                version=installed[name], size=size_of(beside.available, name, installed[name])
-            )
-            for name in wanted
-        }
+        packages = pins_of({name: installed[name] for name in wanted}, beside.available)
     else:
         try:
             whole = beside.whole
@@ -163,8 +154,3 @@ def at_version(names: tuple[str, ...], version: str, available: Available) -> di
             raise Unsatisfied(available.lacks(name, version))
         found[name] = fitting[0]
     return found
-
-
-def size_of(available: Available | Unavailable, name: str, version: str) -> int:
-    """Download size of a package version, 0 when nobody offers it."""
-    return available.size(name, version) if isinstance(available, Available) else 0

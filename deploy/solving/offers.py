@@ -258,6 +258,16 @@ def pins(offers: Mapping[str, Offer]) -> Packages:
     }
 
 
+def pins_of(versions: Mapping[str, str], available: "Available | Unavailable") -> Packages:
+    """Packages at the versions that a host has; their download size is 0 where nobody offers
+    them."""
+    offered = available if isinstance(available, Available) else None
+    return {
+        name: PackagePin(version=full, size=offered.size(name, full) if offered else 0)
+        for name, full in versions.items()
+    }
+
+
 @dataclass(frozen=True)
 class Unavailable:
     """No answer from any host about a repository; `reason` says why, for people."""

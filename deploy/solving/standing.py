@@ -6,15 +6,15 @@ from datetime import date
 from deploy.catalog.models import Catalogue, numbers
 from deploy.facts import Flavour
 from deploy.fleet.spec import NodeSpec
-from deploy.solving.fabric import Beside, choose_fabric, choose_imex, needs_imex, size_of
+from deploy.solving.fabric import Beside, choose_fabric, choose_imex, needs_imex
 from deploy.solving.hardware import flavours, limits
 from deploy.solving.lifecycle import lifecycle, mismatched
-from deploy.solving.offers import Available, Unavailable, matches
+from deploy.solving.offers import Available, Unavailable, matches, pins_of
 from deploy.solving.origins import RULE, WORDS, beside
 from deploy.solving.parts import Chosen
 from deploy.solving.refusal import Refused, listed
 from deploy.solving.situation import Situation, Standing
-from deploy.stack import Driver, PackagePin, Packages, Reason
+from deploy.stack import Driver, Reason
 
 
 def stays(spec: NodeSpec, seen: Situation, standing: Standing, catalogue: Catalogue) -> bool:
@@ -98,21 +98,16 @@ def as_it_stands(
     installed = dict(seen.installed)
     apart = {names.pinning, *names.fabric_nvswitch, *names.fabric_nvlink5}
     apart |= set(names.imex) - set(names.driver) if needs_imex(seen) else set()
-
-    def pinned(chosen: dict[str, str]) -> Packages:
-        return {
-            name: PackagePin(version=full, size=size_of(available, name, full))
-            for name, full in chosen.items()
-        }
-
     prebuilt = names.prebuilt(flavour)
     start = prebuilt.partition("{kernel}")[0]
     return Driver(
         branch=str(numbers(standing.version)[0]),
         version=standing.version,
         flavour=flavour,
-        pinning=pinned({n: full for n, full in installed.items() if n == names.pinning}),
-        packages=pinned({n: full for n, full in standing.packages if n not in apart}),
+        pinning=pins_of(
+            {n: full for n, full in installed.items() if n == names.pinning}, available
+        ),
+        packages=pins_of({n: full for n, full in standing.packages if n not in apart}, available),
         origin=standing.origin,
         stream=seen.driver_stream or names.stream(flavour),
         prebuilt=prebuilt if start and any(n.startswith(start) for n in installed) else "",
