@@ -122,6 +122,9 @@ def expected_state(
         "persistence": spec.persistence,
         "mig": None if spec.mig is None else sorted(spec.mig),
         "ecc": spec.ecc,
+        "mounts": sorted(spec.mounts),
+        "network_ports": spec.network_ports,
+        "thresholds": dict(spec.thresholds),
         "environment": {
             "id": environment.id,
             "path": f"{spec.prefix}/envs/{environment.id}",

@@ -206,6 +206,10 @@ def request(**changes: Any) -> dict[str, Any]:
         "expected": None,
         "prefix": PREFIX,
         "train_as": "",
+        "env": "",
+        "via": "",
+        "minutes": 0,
+        "thresholds": {},
         "accept_hardware": False,
     }
     return {**values, **changes}

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests import reported
-from tests.broken import CASES, Case
+from tests.broken import Case
+from tests.cases import CASES
 from tests.reported import ask, changed, host, scene
 from tests.sim import faults
 from verify.applies import NEEDS, Scene
@@ -146,7 +147,7 @@ def test_every_check_has_a_fault_that_the_simulated_fleet_knows() -> None:
 
 
 def test_every_check_is_in_the_matrix_of_faults() -> None:
-    from tests.fleet.test_verify_faults import MATRIX
+    from tests.faulted import MATRIX
 
     in_matrix = {(row.check, row.fault) for row in MATRIX}
     for id, function in CHECKS.items():

@@ -30,7 +30,13 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """Hosts that are folders, an inventory of them, and a folder to run in."""
     lab = Lab(tmp_path)
     checks = {
-        id: Check(id, "A claim.", "standard" if id == "train.loss" else "quick", "keep", (), "", "")
+        id: Check(
+            id,
+            "A claim.",
+            "standard" if id == "train.loss" else "quick",
+            *("keep", (), "", ""),
+            where="fleet" if id == "host.reachable" else "host",
+        )
         for id in sorted({*KNOWN, "host.reachable"})
     }
     monkeypatch.setattr(runner, "connect", lab.connect)
@@ -119,7 +125,7 @@ def test_limit_and_check_ask_only_that(lab: Lab, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
-        (["--level", "deep"], ["--level: found 'deep': wanted quick or standard"]),
+        (["--level", "deeper"], ["--level: found 'deeper': wanted quick, standard or deep"]),
         (["--limit", "gpu9"], ["gpu9: matches none of the 1 hosts"]),
         (["--limit", ""], ["--limit: is empty"]),
         (["--check", "gpu.eec"], ["found 'gpu.eec': no such check; did you mean gpu.ecc"]),

@@ -93,6 +93,8 @@ def _consistent(check: CheckResult) -> None:
         raise BadAnswer(f"{check.id} is said to be {check.verdict}, and its findings say {worst}")
     if check.verdict == "pass" and check.looked_at < 1:
         raise BadAnswer(f"{check.id} is said to pass, and looked at nothing")
+    if any(one.waived or one.others for one in check.findings):
+        raise BadAnswer(f"{check.id} says what only the controller may: waived, or other baselines")
 
 
 def _some(ids: set[str] | list[str]) -> str:

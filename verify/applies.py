@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from verify.checks import LEVELS, Check
+from verify.checks import BY_NAME, LEVELS, Check
 
 COMPLETED = 3
 """NVML's state of a GPU that is registered with its fabric (NVML_GPU_FABRIC_STATE_COMPLETED)."""
@@ -59,10 +59,17 @@ def not_run(reason: str, because: str = "") -> Answer:
     return Answer("not-run", reason, because)
 
 
+def of_level(mine: str, asked: str) -> bool:
+    """Whether a check of one level is part of another; what is asked by name is part of itself."""
+    if mine in BY_NAME or asked in BY_NAME:
+        return mine == asked
+    return LEVELS.index(mine) <= LEVELS.index(asked)
+
+
 def applies(check: Check, scene: Scene) -> Answer:
     """Whether a check is asked of a host; what does not apply goes before what cannot be seen."""
     level = scene.asked["level"]
-    if LEVELS.index(check.level) > LEVELS.index(level):
+    if not of_level(check.level, level):
         return not_asked(f"level {check.level} asks it; this is {level}")
     answers = [NEEDS[need](scene) for need in check.needs]
     for kind in ("not-asked", "not-run"):

@@ -13,8 +13,15 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
-LEVELS = ("quick", "standard")
+LEVELS = ("quick", "standard", "deep")
 """Each level asks what the ones before it ask, and more."""
+BY_NAME = ("workload", "multi-node")
+"""What is no part of a level: asked only when it is asked for by name."""
+KINDS = ("host", "gpu", "driver", "fabric", "network", "disk", "package", "service", "environment",
+         "library", "training")  # fmt: skip
+"""What a check is about, coarsely: the component that its findings name, or stand near."""
+WHERE = ("host", "fleet")
+"""Where a check is judged: on the host, or on the controller, over all hosts and their past."""
 VERDICTS = ("pass", "degraded", "not-run", "hung", "fail")
 """From best to worst. Only a claim that was looked at and held is a pass."""
 ACTIONS = ("keep", "drain", "reset", "reboot", "service")
@@ -47,6 +54,12 @@ class Check:
     """Where the rule or figure comes from."""
     fault: str
     """The fault of the simulated fleet that turns it red, as KIND[:ARGUMENT]; tests apply it."""
+    component: str = "host"
+    """What it is about, one of KINDS."""
+    verdict: str = "fail"
+    """The worst that it says of a claim that was looked at and does not hold."""
+    where: str = "host"
+    """One of WHERE."""
 
 
 def check(
@@ -54,18 +67,22 @@ def check(
     *,
     source: str,
     fault: str,
+    component: str = "host",
     needs: Iterable[str] = (),
     action: str = "keep",
     level: str = "quick",
+    verdict: str = "fail",
 ) -> Callable[[Function], Function]:
     """Make a test function a check. Raises AssertionError when its words are not ours."""
-    assert level in LEVELS, level
+    assert level in LEVELS + BY_NAME, level
     assert action in ACTIONS, action
+    assert component in KINDS, component
+    assert verdict in VERDICTS[1:], verdict
 
     def mark(function: Function) -> Function:
         claim = (function.__doc__ or "").strip().partition("\n")[0]
         assert claim, f"{id}: a check says what it claims in its docstring"
-        found = Check(id, claim, level, action, tuple(needs), source, fault)
+        found = Check(id, claim, level, action, tuple(needs), source, fault, component, verdict)
         function.check = found  # type: ignore[attr-defined]
         return function
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from verify import applies, there
-from verify.checks import LEVELS, Check, Component, Look
+from verify import applies, there, thresholds
+from verify.checks import BY_NAME, LEVELS, Check, Component, Look, said
 
 _NOBODY = Component()
 SCENES = pytest.StashKey[dict[str, "applies.Scene | there.Unreachable"]]()
@@ -40,6 +40,8 @@ class Asked:
     check: Check
     look: Look
     measurements: list[dict[str, Any]] = field(default_factory=list)
+    prints: list[dict[str, Any]] = field(default_factory=list)
+    information: list[str] = field(default_factory=list)
     not_asked: str = ""
     seconds: float = 0.0
 
@@ -56,7 +58,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="expected state as JSON, in place of the host's own",
     )
     group.addoption(
-        "--level", choices=LEVELS, default="quick", help="how much is asked (default: quick)"
+        "--level",
+        choices=LEVELS + BY_NAME,
+        default="quick",
+        help="how much is asked (default: quick)",
     )
 
 
@@ -281,3 +286,31 @@ def measure(request: pytest.FixtureRequest) -> Callable[..., None]:
         )
 
     return record
+
+
+@pytest.fixture
+def fingerprint(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """fingerprint(key, name, value, component) records what equal parts must share bit by bit."""
+
+    def record(key: str, name: str, value: str, component: Component = _NOBODY) -> None:
+        request.node.stash[ASKED].prints.append(
+            {"key": key, "name": name, "value": value, "component": component}
+        )
+
+    return record
+
+
+@pytest.fixture
+def inform(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """inform(text) keeps a line that is worth reading and is no finding."""
+
+    def record(text: str) -> None:
+        request.node.stash[ASKED].information.append(said(text))
+
+    return record
+
+
+@pytest.fixture
+def threshold(scene: applies.Scene) -> Callable[[str], float]:
+    """threshold(name): the inventory's value, else that of verify/thresholds.py."""
+    return lambda name: thresholds.value(name, scene.asked["thresholds"])

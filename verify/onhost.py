@@ -26,6 +26,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "expected": (dict, type(None)),
     "prefix": str,
     "train_as": str,
+    "env": str,
+    "via": str,
+    "minutes": int,
+    "thresholds": dict,
     "accept_hardware": bool,
 }
 
@@ -71,7 +75,7 @@ def _id(item: Any) -> str:
 def request_of(text: str) -> dict[str, Any]:
     """The request, its form checked; WrongRequest with everything that is wrong."""
     from verify import own
-    from verify.checks import LEVELS
+    from verify.checks import BY_NAME, LEVELS
 
     try:
         found = json.loads(text)
@@ -80,7 +84,7 @@ def request_of(text: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("schema") != 1:
         raise WrongRequest("its schema is not 1")
     wrong = [key for key, kind in _TYPES.items() if not isinstance(found.get(key), kind)]
-    if found.get("level") not in LEVELS:
+    if found.get("level") not in LEVELS + BY_NAME:
         wrong.append("level")
     if wrong:
         raise WrongRequest(f"wrong or missing: {', '.join(sorted(set(wrong)))}")
@@ -166,6 +170,12 @@ def result(request: dict[str, Any], scene: Any, results: list[Any]) -> dict[str,
             for one in results
             for figure in one.measurements
         ],
+        "information": [line for one in results for line in one.information][:50],
+        "prints": [
+            {**known, "component": _bounded(asdict(known["component"]))}
+            for one in results
+            for known in one.prints
+        ],
     }
 
 
@@ -175,7 +185,12 @@ def _identity(gpu: dict[str, Any], scene: Any) -> dict[str, Any]:
     slots = {one["index"]: one["slot"] for one in lost_gpus(scene)}
     part = asdict(at_slot(slots[gpu["index"]], scene)) if gpu["lost"] else gpu
     names = ("name", "uuid", "serial", "slot")
-    return {"index": gpu["index"], **{name: part[name] or gpu[name] or "" for name in names}}
+    return {
+        "index": gpu["index"],
+        **{name: part[name] or gpu[name] or "" for name in names},
+        "board": {key: text for key, text in (gpu.get("board") or {}).items() if text is not None},
+        "physics": {key: one for key, one in (gpu.get("physics") or {}).items() if one is not None},
+    }
 
 
 def _checked(one: Any) -> dict[str, Any]:

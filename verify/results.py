@@ -18,7 +18,7 @@ Verdict = Literal["pass", "degraded", "not-run", "hung", "fail"]
 HostVerdict = Literal["not-asked", "pass", "degraded", "not-run", "unreachable", "hung", "fail"]
 """From best to worst. Of a host to which nothing that was asked applies there is no verdict."""
 Action = Literal["keep", "drain", "reset", "reboot", "service"]
-Level = Literal["quick", "standard"]
+Level = Literal["quick", "standard", "deep", "workload", "multi-node"]
 Baseline = Literal["claim", "lock", "host", "file", "history", "physics", "neighbours"]
 
 # Text of a host is made printable as it is read, so that nothing further on can be obeyed by a
@@ -47,6 +47,15 @@ class Part(Found):
     slot: Name = ""
 
 
+class Waived(Found):
+    """A waiver of the inventory that covers a finding (deploy.fleet.spec.Waiver)."""
+
+    owner: Text
+    reason: Text
+    until: Name
+    """Last day, as 2026-12-31."""
+
+
 class Finding(Found):
     """Something that does not hold, or could not be looked at (verify.checks.Observation)."""
 
@@ -60,6 +69,10 @@ class Finding(Found):
     evidence: Annotated[tuple[Text, ...], Field(max_length=12)] = ()
     because: Annotated[str, StringConstraints(max_length=80)] = ""
     """Id of the check whose finding explains this one; "" for a cause."""
+    others: Annotated[tuple[Text, ...], Field(max_length=8)] = ()
+    """What the other baselines say of the same figure, a line each: their disagreement is shown."""
+    waived: Waived | None = None
+    """Set by the controller from the inventory, never by a host: it is shown and does not count."""
 
 
 class CheckResult(Found):
@@ -90,6 +103,21 @@ class Gpu(Found):
     uuid: Name
     serial: Name
     slot: Name
+    board: dict[Name, Text] = Field(default_factory=dict, max_length=40)
+    """What it is made of and runs: vbios, gsp, inforom, board_part, chassis_serial ..."""
+    physics: dict[Name, float] = Field(default_factory=dict, max_length=40)
+    """What physics bounds it by: sm_clock_max_mhz, memory_clock_max_mhz, memory_bus_bits, cores,
+    pcie_gen, pcie_width, nvlinks, power_limit_w; only what could be read."""
+
+
+class Print(Found):
+    """A fingerprint of a computation: equal parts with equal software must share it bit by bit."""
+
+    key: Name
+    """Product, stack and payload version, joined: what makes two hosts comparable."""
+    name: Name
+    value: Name
+    component: Part
 
 
 class Measurement(Found):
@@ -101,6 +129,18 @@ class Measurement(Found):
     component: Part
     conditions: Annotated[dict[Name, Text], Field(max_length=20)] = {}
     """What it depends on: workload, backend, world, device."""
+
+
+class Past(Found):
+    """The figures of this host's last good run, as the host kept them."""
+
+    time: Name
+    machine: Name
+    """What tells this machine from another with its disk: the GPUs' serials, hashed."""
+    stack: Name
+    software: Annotated[dict[Name, Text], Field(max_length=60)]
+    """Name -> version of what figures depend on: driver, torch, NCCL, kernel, VBIOS."""
+    measurements: Annotated[tuple[Measurement, ...], Field(max_length=5000)] = ()
 
 
 class HostResult(Found):
@@ -132,6 +172,14 @@ class HostResult(Found):
     checks: Annotated[tuple[CheckResult, ...], Field(max_length=1000)]
     not_asked: Annotated[tuple[NotAsked, ...], Field(max_length=1000)]
     measurements: Annotated[tuple[Measurement, ...], Field(max_length=5000)] = ()
+    information: Annotated[tuple[Text, ...], Field(max_length=50)] = ()
+    """Worth reading and no finding: kernel messages that nobody knows."""
+    prints: Annotated[tuple[Print, ...], Field(max_length=200)] = ()
+    software: Annotated[dict[Name, Text], Field(max_length=60)] = {}
+    """As in `Past`, of this run."""
+    past: Past | None = None
+    past_fault: Text = ""
+    """Why the host's kept figures cannot be used; "" when they can or there are none."""
 
 
 class Request(Model):
@@ -149,6 +197,14 @@ class Request(Model):
     """Where environments and bundles live, /opt/gpufleet."""
     train_as: str
     """User that training runs as when the checks run as root; "" leaves the choice to the host."""
+    env: str = ""
+    """An environment to prove in place of the expected one, a folder with bin/python; "" none."""
+    via: Literal["", "slurm"] = ""
+    """What training is started through."""
+    minutes: int = 0
+    """How long a soak lasts, at level deep."""
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    """Of the inventory, in place of those of verify/thresholds.py."""
     accept_hardware: bool
     """Take the GPUs found as the host's own from now on, also when they differ from the last."""
 
@@ -163,4 +219,6 @@ class HostVerification(Model):
     """Why there is no result, or the first finding in one line; "" when all is well."""
     notes: tuple[str, ...] = ()
     """What else is worth knowing: the bundle was pushed, the checks did not run as root."""
+    excused: str = ""
+    """Why a host that does not answer counts for nothing: its scheduler has it out of service."""
     result: HostResult | None

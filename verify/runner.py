@@ -21,7 +21,7 @@ from verify.launch import Said, said, script
 from verify.results import HostResult, Level, Request
 
 CONNECT_S = 10.0
-ASK_S: dict[str, float] = {"quick": 30.0, "standard": 330.0}
+ASK_S: dict[str, float] = {"quick": 30.0, "standard": 420.0, "deep": 60.0, "workload": 1800.0}
 """Seconds that a host may take in all, login included."""
 MARGIN_S = 3
 """The host ends the checks by itself this long before its deadline, so that it can say so."""
@@ -52,6 +52,11 @@ class Question:
     expected: Mapping[str, dict[str, object] | None]
     accept_hardware: bool
     bundle: Bundle
+    env: str = ""
+    train_as: str = ""
+    """User that training runs as; "" leaves the choice to each host."""
+    via: Literal["", "slurm"] = ""
+    minutes: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,11 @@ class _Visit:
             checks=question.checks,
             expected=question.expected[host.name],
             prefix=host.spec.prefix,
-            train_as="" if connection.user == "root" else connection.user,
+            train_as=question.train_as or ("" if connection.user == "root" else connection.user),
+            env=question.env,
+            via=question.via,
+            minutes=question.minutes,
+            thresholds=dict(host.spec.thresholds),
             accept_hardware=question.accept_hardware,
         )
         self.notes: list[str] = []

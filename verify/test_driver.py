@@ -19,6 +19,8 @@ RELOAD = "stop what uses the GPUs and reload the module, or reboot: gpufleet app
 
 @check(
     "nvml.answers",
+    component="driver",
+    verdict="hung",
     needs=("driver",),
     action="reboot",
     source="NVML API: return codes; a wedged driver: NVSentinel issues 1574 and 1576",
@@ -60,6 +62,7 @@ def _why_silent(scene: Scene) -> str:
 
 @check(
     "driver.version",
+    component="driver",
     needs=("driver",),
     action="reboot",
     source="research: verification 1.2 (nobody compares them before NVML fails), provisioning 2.6",
@@ -125,6 +128,7 @@ def module_packages(scene: Scene, host: Any) -> dict[str, str]:
 
 @check(
     "driver.flavour",
+    component="driver",
     needs=("driver", "locked-driver"),
     action="reboot",
     source="research: provisioning 2.4: open from Turing on, proprietary before; never mixed",
@@ -153,6 +157,7 @@ def test_flavour(scene: Scene, look: Look) -> None:
 
 @check(
     "driver.nouveau",
+    component="driver",
     needs=("gpus",),
     action="reboot",
     source="research: provisioning 2.8: NVIDIA's module cannot bind what nouveau holds",
@@ -176,6 +181,7 @@ def test_nouveau(scene: Scene, look: Look) -> None:
 
 @check(
     "driver.next-boot",
+    component="driver",
     needs=("driver",),
     source="research: provisioning 4.4: what breaks at the next reboot, nobody says",
     fault="next-kernel",

@@ -11,6 +11,7 @@ from verify.checks import Component, Look, check
 
 @check(
     "env.works",
+    component="environment",
     needs=("environment",),
     source="research: verification 5.2 (proof by the very environment that was installed)",
     fault="env-broken",
@@ -63,6 +64,7 @@ def test_env(scene: Scene, host: Any, look: Look) -> None:
 
 @check(
     "env.wheels",
+    component="environment",
     needs=("locked-environment", "environment"),
     source="lock: every wheel by hash; research: provisioning 2.10",
     fault="wheel-version",
@@ -107,6 +109,7 @@ def _other_wheels(scene: Scene) -> set[str]:
 
 @check(
     "env.pip-check",
+    component="environment",
     needs=("environment",),
     source="pip's documentation: `pip check` verifies that requirements are met",
     fault="pip-check",

@@ -19,6 +19,7 @@ note (Azure NHC, research: verification 1.4)."""
 
 @check(
     "gpu.ecc",
+    component="gpu",
     needs=("nvml", "ecc"),
     action="reset",
     source="NVML API: total ECC errors, volatile; research: verification 1.4 and 1.14 row 2",
@@ -65,6 +66,7 @@ def _by_design(gpu: dict[str, Any]) -> str:
 
 @check(
     "gpu.remap-pending",
+    component="gpu",
     needs=("nvml", "remap"),
     action="reset",
     source="docs.nvidia.com, GPU Memory Error Management: Row Remapping; research 1.4",
@@ -84,6 +86,7 @@ def test_remap_pending(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> 
 
 @check(
     "gpu.remap-failed",
+    component="gpu",
     needs=("nvml", "remap"),
     action="service",
     source="docs.nvidia.com, GPU Memory Error Management: RMA policy; research 1.4, 1.14 1 and 11",
@@ -112,6 +115,7 @@ def test_remap_failed(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> N
 
 @check(
     "gpu.retired-pages",
+    component="gpu",
     needs=("nvml", "retired"),
     action="reset",
     source="docs.nvidia.com, Dynamic Page Retirement; research: verification 1.4",
@@ -147,6 +151,7 @@ def test_retired_pages(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> 
 
 @check(
     "gpu.xid",
+    component="gpu",
     needs=("gpus",),
     source="verify/data/xids.json; kernel log since boot (peers: until logrotate, research 4 #12)",
     fault="xid:7:48",

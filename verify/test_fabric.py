@@ -12,6 +12,7 @@ from verify.versions import stale, upstream
 
 @check(
     "fabric.manager",
+    component="fabric",
     needs=("driver", "nvswitches"),
     source="CUDA error 802, dstackai/dstack issue 2348; research: provisioning 2.8",
     fault="fabric-stopped",

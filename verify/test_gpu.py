@@ -21,6 +21,7 @@ ACCEPT = "if they were changed on purpose: gpufleet verify --accept-hardware"
 
 @check(
     "gpu.count",
+    component="gpu",
     needs=("gpus",),
     action="service",
     source="research: verification 1.3; Azure NHC and OCI count NVML against PCI, 1.14 row 10",
@@ -99,6 +100,7 @@ def _on_the_bus(scene: Scene, look: Look) -> None:
 
 @check(
     "gpu.answers",
+    component="gpu",
     needs=("gpus",),
     action="reboot",
     source="NVML_ERROR_GPU_IS_LOST, NVML API; `rev ff`: OCI check_gpu_setup, research 1.3",
@@ -177,6 +179,7 @@ def _why_unloaded(scene: Scene) -> str:
 
 @check(
     "gpu.identity",
+    component="gpu",
     needs=("nvml", "record"),
     source="research: verification 1.3 (a swapped card); record of the host's last good run",
     fault="nvml:2:serial=9999999999999",

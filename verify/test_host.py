@@ -19,6 +19,7 @@ SCARCE = 4
 
 @check(
     "host.self-name",
+    component="host",
     source="torchrun's rendezvous asks for the host's own name (design 6: tried, gaierror)",
     fault="no-self-name",
 )
@@ -36,6 +37,7 @@ def test_self_name(report: dict[str, Any], look: Look) -> None:
 
 @check(
     "host.disk",
+    component="disk",
     source="verify/test_host.py LEAST_FREE_MIB, research: verification 1.1",
     fault="tmp-full",
 )
@@ -70,6 +72,8 @@ def test_disk(report: dict[str, Any], asked: dict[str, Any], look: Look) -> None
 
 @check(
     "host.expected",
+    component="host",
+    verdict="degraded",
     source="deploy/layers/expected.py: apply and adopt write the lock's answer to the host",
     fault="expected-drift",
     needs=("own-state",),

@@ -11,6 +11,8 @@ from verify.gpus import answering, part
 
 @check(
     "gpu.pcie-width",
+    component="gpu",
+    verdict="degraded",
     needs=("nvml",),
     action="service",
     source="NVML API: current and maximum link width; research: verification 1.6 (an idle GPU "
@@ -46,6 +48,8 @@ def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> Non
 
 @check(
     "gpu.persistence",
+    component="gpu",
+    verdict="degraded",
     needs=("persistence",),
     source="docs.nvidia.com, Driver Persistence; research: verification 1.2",
     fault="persistence-off",
@@ -80,6 +84,8 @@ def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: 
 
 @check(
     "gpu.mig",
+    component="gpu",
+    verdict="degraded",
     needs=("nvml", "mig"),
     source="NVML API: MIG mode; torch sees slices, research: verification 1.3",
     fault="mig:0",

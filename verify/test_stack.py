@@ -44,6 +44,7 @@ def installed(host: Any, *patterns: str) -> dict[str, str] | None:
 
 @check(
     "stack.packages",
+    component="package",
     needs=("locked-packages",),
     source="lock: exact versions; research: provisioning 2.7, how pins fail",
     fault="package-version",
@@ -69,6 +70,8 @@ def test_packages(scene: Scene, host: Any, look: Look) -> None:
 
 @check(
     "stack.origin",
+    component="package",
+    verdict="degraded",
     source="research: provisioning 2.6 (one origin per host; refuse mixed) and 4 row 3",
     fault="second-origin",
 )

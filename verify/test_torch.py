@@ -18,6 +18,7 @@ OPENS_BY_NAME = ("libcudnn",)
 
 @check(
     "torch.libraries",
+    component="library",
     needs=("torch",),
     source="docs: PyTorch links its wheels' libraries; a system cuDNN in front breaks the first "
     "convolution (design 7)",
@@ -55,6 +56,7 @@ def test_libraries(scene: Scene, host: Any, look: Look) -> None:
 
 @check(
     "torch.arch-list",
+    component="gpu",
     needs=("cuda-build", "nvml"),
     source="CUDA binary compatibility: cubins run on their major version from their minor on, PTX "
     "on anything newer (CUDA C++ programming guide); is_available() stays true, research 4 #11",
@@ -107,6 +109,7 @@ def covers(archs: list[str], capability: tuple[int, int]) -> bool:
 
 @check(
     "torch.devices",
+    component="gpu",
     needs=("cuda-build", "nvml"),
     source="torch counts what CUDA shows it; research: verification 1.3 and 4 #7 (7 of 8 GPUs)",
     fault="fewer-devices",

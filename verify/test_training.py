@@ -113,6 +113,7 @@ def with_part(
 
 @check(
     "train.ended",
+    component="training",
     level="standard",
     needs=NEEDS,
     action="drain",
@@ -169,6 +170,7 @@ def _measure(
 
 @check(
     "train.backend",
+    component="training",
     level="standard",
     needs=NEEDS,
     source="NCCL is what training on NVIDIA GPUs runs over; 7 of 8 GPUs: research 4 #7",
@@ -213,6 +215,7 @@ COLLECTIVES = (
 
 @check(
     "train.collectives",
+    component="training",
     level="standard",
     needs=NEEDS,
     action="drain",
@@ -250,6 +253,7 @@ def _wrong(one: Document) -> str:
 
 @check(
     "train.gradients",
+    component="training",
     level="standard",
     needs=NEEDS,
     action="drain",
@@ -304,6 +308,7 @@ def test_gradients(trained: Document | Unusable, gpus: list[dict[str, Any]], loo
 
 @check(
     "train.parameters",
+    component="training",
     level="standard",
     needs=NEEDS,
     action="drain",
@@ -336,6 +341,7 @@ def test_parameters(trained: Document | Unusable, gpus: list[dict[str, Any]], lo
 
 @check(
     "train.loss",
+    component="training",
     level="standard",
     needs=NEEDS,
     action="drain",
@@ -366,6 +372,7 @@ def test_loss(trained: Document | Unusable, gpus: list[dict[str, Any]], look: Lo
 
 @check(
     "train.libraries",
+    component="library",
     level="standard",
     needs=(*NEEDS, "cuda-build"),
     source="a system cuDNN in front of the wheel's breaks the first convolution (design 7)",

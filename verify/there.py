@@ -57,6 +57,10 @@ def request(level: str, expected: str | None) -> dict[str, Any]:
         "expected": state,
         "prefix": state["prefix"] if state else PREFIX,
         "train_as": "",
+        "env": "",
+        "via": "",
+        "minutes": 0,
+        "thresholds": (state or {}).get("thresholds") or {},
         "accept_hardware": False,
     }
 

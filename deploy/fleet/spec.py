@@ -5,7 +5,9 @@ refused on the controller when it does not match. An empty spec is a full wish: 
 install what is missing.
 """
 
+import math
 import re
+from datetime import date
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -86,6 +88,30 @@ def _requirement(value: str) -> str:
     return value
 
 
+def _day(value: str) -> str:
+    try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+            raise ValueError
+        date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("wanted a day, as 2026-12-31") from None
+    return value
+
+
+def _pairs(values: Any) -> Any:
+    """A table as sorted pairs: a spec is hashed."""
+    return tuple(sorted(values.items())) if isinstance(values, dict) else values
+
+
+def _finite(values: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    for name, number in values:
+        if not re.fullmatch(r"[a-z]+(\.[a-z0-9]+(-[a-z0-9]+)*)+", name):
+            raise ValueError(f"{name!r} is no name of a threshold, as disk.root-mib")
+        if not (math.isfinite(number) and number >= 0):
+            raise ValueError(f"{name}: wanted a number that is not negative")
+    return values
+
+
 def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -111,6 +137,20 @@ Requirements = Annotated[
     BeforeValidator(_listed),
     Field(max_length=200),
 ]
+
+
+class Waiver(BaseModel):
+    """A finding of verification that a site knows of and accepts until a day."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    check: Annotated[str, _pattern(r"[a-z]+\.[a-z0-9]+(-[a-z0-9]+)*", "gpu.xid")]
+    gpu: Annotated[str, _pattern(r"GPU-[0-9a-f-]{36}|\d{1,2}", "GPU-<uuid> or 3")] | None = None
+    """UUID or index of the one GPU that it is about; left out, the whole host."""
+    owner: Annotated[str, _pattern(r"[^\x00-\x1f\x7f]{1,80}", "ops")]
+    reason: Annotated[str, _pattern(r"[^\x00-\x1f\x7f]{1,200}", "ticket 4711")]
+    until: Annotated[str, AfterValidator(_day)]
+    """Last day that it holds, as 2026-12-31."""
 
 
 class NodeSpec(BaseModel):
@@ -194,6 +234,20 @@ class NodeSpec(BaseModel):
     """Lockable memory of sessions and services, which RDMA needs; left out, as it is found."""
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None
     """How many GPUs this host must have; left out, as many as its PCI bus shows."""
+
+    network_ports: Annotated[int, Field(ge=0, le=64)] | None = None
+    """How many InfiniBand, RoCE or EFA ports must be up; left out, as many as the last good run."""
+    mounts: Annotated[tuple[Path, ...], BeforeValidator(_listed), Field(max_length=32)] = ()
+    """Mount points that jobs need; verification looks that each is mounted and answers."""
+    train_address: Annotated[str, _pattern(r"[A-Za-z0-9._:\-]{1,253}", "10.0.0.11")] | None = None
+    """Name or address by which the other hosts reach this one for training; left out, the one that
+    it was logged in to by."""
+    thresholds: Annotated[
+        tuple[tuple[str, float], ...], BeforeValidator(_pairs), AfterValidator(_finite)
+    ] = ()
+    """Figures that verification compares with, in place of its own (verify/thresholds.py)."""
+    waivers: Annotated[tuple[Waiver, ...], BeforeValidator(_listed), Field(max_length=100)] = ()
+    """Findings of verification that are known and accepted: shown, and not counted."""
 
     proxy: Url | None = None
     """HTTP proxy for package downloads on the host."""

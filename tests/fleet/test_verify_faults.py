@@ -11,13 +11,14 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import reported
+from tests.faulted import HARMLESS, MATRIX
+from tests.faulted.row import H100, L40S, V100, Row
 from tests.fleet.live import LiveFleet
 from tests.fleet.test_apply import DRIVER_ONLY, Lab, status
 from tests.sim import paths
@@ -28,66 +29,9 @@ from verify.results import CheckResult, Finding, HostResult
 
 pytestmark = pytest.mark.fleet
 
-H100, L40S, V100 = "h100-01", "l40s-01", "v100-01"
 ROOT = "/opt/gpufleet/bundle/matrix"
 """Where users without rights may read it, as the environment is imported by one."""
 QUICK_RUNS = 20
-DAEMON = "service nvidia-persistenced"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One fault, the check that claims to find it, and the parts of the node that it must name."""
-
-    check: str
-    fault: str
-    node: str
-    batch: int
-    """Faults of one batch are there together."""
-    parts: tuple[str, ...]
-    """kind and index or name of the components that are the cause."""
-    verdict: str = "fail"
-
-
-MATRIX = [
-    Row("gpu.answers", "gpu-lost:1", H100, 1, ("gpu 1",)),
-    Row("gpu.identity", "nvml:2:serial=9999999999999", H100, 1, ("gpu 2",), "degraded"),
-    Row("gpu.ecc", "nvml:3:ecc_uncorrected=3", H100, 1, ("gpu 3",)),
-    Row("gpu.remap-pending", "nvml:4:remap_pending=1", H100, 1, ("gpu 4",)),
-    Row("gpu.remap-failed", "nvml:5:remap_failed=1", H100, 1, ("gpu 5",)),
-    Row("gpu.pcie-width", "pcie-width:6:8", H100, 1, ("gpu 6",), "degraded"),
-    Row("gpu.xid", "xid:7:48", H100, 1, ("gpu 7",)),
-    Row("gpu.mig", "mig:0", H100, 1, ("gpu 0",), "degraded"),
-    Row("host.self-name", "no-self-name", H100, 1, ("host h100-01",)),
-    Row("driver.nouveau", "nouveau", H100, 1, ("driver nouveau",)),
-    Row("fabric.manager", "fabric-stopped", H100, 2, ("service nvidia-fabricmanager",)),
-    Row("gpu.count", "gpu-absent:1", H100, 2, ("gpu 1",)),
-    Row("host.expected", "expected-drift", H100, 2, ("host",), "degraded"),
-    Row("driver.flavour", "wrong-flavour", H100, 2, ("driver nvidia",)),
-    Row("nvml.answers", "nvml-hang", H100, 3, ("driver NVML",), "hung"),
-    Row("torch.libraries", "library-in-front", L40S, 1, ("library lib",)),
-    Row("torch.arch-list", "arch-list", L40S, 1, ("gpu 0", "gpu 1")),
-    Row("torch.devices", "fewer-devices", L40S, 1, ("gpu 1",)),
-    Row("env.wheels", "wheel-version", L40S, 1, ("wheel numpy",)),
-    Row("stack.packages", "package-version", L40S, 1, ("package libcudnn9",)),
-    Row("stack.origin", "second-origin", L40S, 1, ("package libnccl2",), "degraded"),
-    Row("host.disk", "tmp-full", L40S, 1, ("disk /tmp",)),
-    Row("env.works", "env-broken", L40S, 2, ("environment",)),
-    Row("env.pip-check", "pip-check", L40S, 3, ("environment",)),
-    Row("gpu.retired-pages", "nvml:1:retired_pending=1", V100, 1, ("gpu 1",)),
-    Row(
-        "gpu.persistence", "persistence-off", V100, 1, ("service nvidia-persistenced",), "degraded"
-    ),
-    Row("driver.next-boot", "next-kernel", V100, 1, ("driver nvidia for",)),
-    Row("driver.version", "stale-module", V100, 2, ("driver nvidia",)),
-    # what the same checks claim besides
-    Row("gpu.answers", "foreign-vfio:2", V100, 3, ("gpu 2",)),
-    Row("driver.next-boot", "reboot-required", V100, 3, ("package libc6",), "degraded"),
-]
-"""Every check but those of training (test_training) and of reaching a host (test_verify)."""
-
-HARMLESS = {(V100, 3): ("xid:0:31",)}
-"""Node and batch -> what is there as well and is no fault of a host: a program that went wrong."""
 
 
 class Nodes:

@@ -12,7 +12,8 @@ from difflib import get_close_matches
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.runs import printable
-from verify.checks import Check
+from verify.checks import LEVELS, Check
+from verify.commands import options
 from verify.report.advice import DO
 from verify.report.age import ago
 from verify.report.catalogue import catalogue
@@ -68,8 +69,8 @@ def of_check(check: Check, width: int) -> Iterator[Line]:
         ("fault", f"{check.fault} of the simulated fleet turns it red"),
     ):
         yield from wrapped("", f"{label:<7} {text}", width, "  ", 8)
-    standard = " --level standard" if check.level == "standard" else ""
-    yield "", f"  run it: gpufleet verify INVENTORY --check {check.id}{standard}"
+    level = "" if check.level == LEVELS[0] else f" {options.words(check.level, check.id)}"
+    yield "", f"  run it: gpufleet verify INVENTORY --check {check.id}{level}"
 
 
 def of_host(name: str, view: View, width: int) -> Iterator[Line]:

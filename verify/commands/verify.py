@@ -9,51 +9,30 @@ and all that was asked was looked at, 1 something failed or hung (with --strict:
 import argparse
 import sys
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
+from typing import cast
 
-from deploy.fleet.errors import Fault, WrongInput
+from deploy.fleet.errors import WrongInput
 from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.names import fold
 from deploy.fleet.runs import Run, begin
 from deploy.fleet.waiting import Waiting
 from deploy.lock import lock_path, read_lock
 from verify.bundle import bundle
-from verify.checks import LEVELS
+from verify.commands import options
+from verify.commands.options import add_arguments as add_arguments
 from verify.expectation import expectations
 from verify.judge import exit_code, judge
 from verify.report.catalogue import catalogue
 from verify.report.document import write_json
-from verify.report.groups import REACHABLE
 from verify.report.html import write_page
 from verify.report.read import look, read_view
 from verify.report.terminal import show
-from verify.results import HostVerification
+from verify.results import HostVerification, Level
 from verify.runner import Question, ask_all
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inventory", help="pyinfra inventory file")
-    parser.add_argument(
-        "--level", default=LEVELS[0], help=f"{' or '.join(LEVELS)} (default: %(default)s)"
-    )
-    parser.add_argument("--limit", help="hosts, node sets, groups or globs, comma-separated")
-    parser.add_argument(
-        "--check",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="only this check; may be repeated",
-    )
-    parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="write the result as JSON (- = stdout)"
-    )
-    parser.add_argument("--strict", action="store_true", help="a degraded host ends with 1 too")
-    parser.add_argument(
-        "--accept-hardware",
-        action="store_true",
-        help="take the GPUs that are there now for each host's own from now on",
-    )
+MINUTES = 15
+"""How long level deep loads a host when nothing else is said."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,17 +41,23 @@ def run(arguments: argparse.Namespace) -> int:
     asked = fleet.limit(arguments.limit) if arguments.limit is not None else fleet
     lock = read_lock(lock_path(Path(arguments.inventory)))
     expected, warnings = expectations(asked, lock)
+    wanted = options.asked(arguments, catalogue())
+    on_hosts = {id for id, one in catalogue().items() if one.where == "host"}
     question = Question(
-        level=arguments.level,
-        checks=tuple(id for id in dict.fromkeys(arguments.check) if id != REACHABLE),
-        asked=frozenset(arguments.check or of_level(arguments.level)) - {REACHABLE},
-        known=frozenset(catalogue()) - {REACHABLE},
+        level=cast(Level, options.level(arguments)),
+        checks=tuple(sorted(wanted & on_hosts)) if arguments.check or arguments.workload else (),
+        asked=frozenset(wanted & on_hosts),
+        known=frozenset(on_hosts),
         expected=expected,
+        env=arguments.env or "",
+        train_as=arguments.train_as or "",
+        via=arguments.via or "",
+        minutes=arguments.minutes or MINUTES,
         accept_hardware=arguments.accept_hardware,
         bundle=bundle(),
     )
     say = sys.stderr if arguments.json == "-" else sys.stdout
-    record = begin("verify", command_line(arguments), fleet, asked)
+    record = begin("verify", [arguments.inventory, *options.given(arguments)], fleet, asked)
     code = None
     try:
         if lock is not None:
@@ -93,30 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> None:
     """Refuse options that cannot be meant, all in one message, before any host is asked."""
-    faults = []
-    levels = {name: one.level for name, one in catalogue().items()}
-    if arguments.level not in LEVELS:
-        message = f"found {arguments.level!r}: wanted {' or '.join(LEVELS)}"
-        faults.append(Fault("verify", "--level", message))
-    for id in arguments.check:
-        if id not in levels:
-            near = get_close_matches(id, levels, n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            faults.append(Fault("verify", "--check", f"found {id!r}: no such check{hint}"))
-        elif arguments.level in LEVELS and id not in of_level(arguments.level):
-            message = f"{id} needs --level {levels[id]}"
-            faults.append(Fault("verify", "--check", message))
-    target = arguments.json
-    if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
-        faults.append(Fault("verify", "--json", f"found {target}: its folder does not exist"))
-    if faults:
-        raise WrongInput(faults)
-
-
-def of_level(level: str) -> set[str]:
-    """Ids of the checks that a level asks: its own, and those of the levels before it."""
-    levels = LEVELS[: LEVELS.index(level) + 1]
-    return {name for name, one in catalogue().items() if one.level in levels}
+    found = options.faults(arguments, catalogue())
+    if found:
+        raise WrongInput(found)
 
 
 def verify(fleet: Fleet, question: Question, record: Run) -> list[HostVerification]:
@@ -143,13 +107,3 @@ def folded(warnings: dict[str, str]) -> Iterable[tuple[str, list[str]]]:
     for name, why in warnings.items():
         alike.setdefault(why, []).append(name)
     return alike.items()
-
-
-def command_line(arguments: argparse.Namespace) -> list[str]:
-    """What was asked, as the record shows it."""
-    words = [arguments.inventory, "--level", arguments.level]
-    words += ["--limit", arguments.limit] if arguments.limit is not None else []
-    for id in arguments.check:
-        words += ["--check", id]
-    words += ["--strict"] * arguments.strict
-    return words + ["--accept-hardware"] * arguments.accept_hardware

@@ -5,9 +5,11 @@ from functools import cache
 from pathlib import Path
 
 from verify.checks import Check
+from verify.judging.claims import CLAIMS
 from verify.report.groups import REACHABLE
 
 _OF_THE_CONTROLLER = (
+    *CLAIMS,
     Check(
         id=REACHABLE,
         claim="The host can be logged in to.",
@@ -16,6 +18,8 @@ _OF_THE_CONTROLLER = (
         needs=(),
         source="the controller's own login, within its deadline",
         fault="unreachable",
+        verdict="unreachable",
+        where="fleet",
     ),
 )
 

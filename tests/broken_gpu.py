@@ -1,0 +1,7 @@
+"""Broken hosts for the checks of tests/faulted/gpu.py."""
+
+from __future__ import annotations
+
+from tests.broken import Case
+
+CASES: list[Case] = []

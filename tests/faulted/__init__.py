@@ -1,0 +1,17 @@
+"""The matrix of faults: which fault, on which node, is found by which check at which part.
+
+One file per family of checks holds its ROWS and, where needed, what is HARMLESS; `tests.faulted`
+is all of them.
+"""
+
+from __future__ import annotations
+
+from tests.faulted import bench, deep, first, gpu, host, multi, workload
+from tests.faulted.row import Row
+
+FILES = (first, gpu, host, bench, workload, deep, multi)
+MATRIX: list[Row] = [row for file in FILES for row in file.ROWS]
+HARMLESS: dict[tuple[str, int], tuple[str, ...]] = {
+    key: found for file in FILES for key, found in getattr(file, "HARMLESS", {}).items()
+}
+"""Node and batch -> what is there as well and is no fault of a host: a program that went wrong."""
