@@ -40,7 +40,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
         for id in sorted({*KNOWN, "host.reachable"})
     }
     monkeypatch.setattr(runner, "connect", lab.connect)
-    monkeypatch.setattr(command, "bundle", lambda: BUNDLE)
+    monkeypatch.setattr(command, "with_site", lambda files: BUNDLE)
     monkeypatch.setattr(command, "catalogue", lambda: checks)
     monkeypatch.chdir(tmp_path)
     return lab
@@ -217,13 +217,13 @@ def test_a_folder_that_cannot_be_written_is_wrong_input(lab: Lab, capsys: Captur
 def test_a_bundle_that_cannot_be_made_is_wrong_input(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    def missing() -> None:
+    def missing(files: object) -> None:
         from deploy.fleet.errors import Fault
 
         raise WrongInput([Fault("verify", "pytest", "is not installed here: python -m pip ...")])
 
     lab.add("gpu1")
-    monkeypatch.setattr(command, "bundle", missing)
+    monkeypatch.setattr(command, "with_site", missing)
     assert main(["verify", inventory(lab)]) == 2
     assert "verify: pytest: is not installed here" in capsys.readouterr().err
     assert not Path("runs").exists()

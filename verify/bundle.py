@@ -20,7 +20,7 @@ from deploy.fleet.errors import Fault, WrongInput
 
 ROOM = Path(__file__).parent
 STAYS = (
-    *("__main__.py", "results.py", "expectation.py", "bundle.py"),
+    *("__main__.py", "results.py", "expectation.py", "bundle.py", "site_checks.py"),
     *("launch.py", "runner.py", "answer.py", "judge.py"),
 )
 """What of this folder the controller keeps; every other *.py, data/ and payload/ travel."""
@@ -93,6 +93,11 @@ def bundle() -> Bundle:
     Raises WrongInput when a piece of it is missing here.
     """
     return build(ROOM)
+
+
+def with_site(files: dict[str, bytes]) -> Bundle:
+    """The bundle with a site's own files in it (verify.site_checks)."""
+    return Bundle(dict(sorted({**bundle().files, **files}.items()))) if files else bundle()
 
 
 def build(room: Path) -> Bundle:

@@ -65,8 +65,8 @@ class Check:
 def check(
     id: str,
     *,
-    source: str,
-    fault: str,
+    source: str = "",
+    fault: str = "",
     component: str = "host",
     needs: Iterable[str] = (),
     action: str = "keep",

@@ -115,6 +115,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     options = ["-p", "testinfra.plugin", "-p", "no:cacheprovider", "-p", "no:terminal", "-s"]
     options += ["-c", os.devnull, "--rootdir", str(ROOT)]
     files = [str(path) for path in sorted(VERIFY.glob("test_*.py"))]
+    files += [str(path) for path in sorted(VERIFY.glob("site/test_*.py"))]
     plugin = _Named(collector, ONHOST)
     pytest.main([*options, *files], plugins=[plugin])
     if collector.unreadable:

@@ -18,7 +18,8 @@ from deploy.fleet.names import fold
 from deploy.fleet.runs import Run, begin
 from deploy.fleet.waiting import Waiting
 from deploy.lock import lock_path, read_lock
-from verify.bundle import bundle
+from verify.bundle import with_site
+from verify.checks import Check
 from verify.commands import options
 from verify.commands.options import add_arguments as add_arguments
 from verify.expectation import expectations
@@ -30,19 +31,23 @@ from verify.report.read import look, read_view
 from verify.report.terminal import show
 from verify.results import HostVerification, Level
 from verify.runner import Question, ask_all
+from verify.site_checks import folder_of, read_site
 
 MINUTES = 15
 """How long level deep loads a host when nothing else is said."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check(arguments)
+    folder = folder_of(Path(arguments.inventory), arguments.checks)
+    site = read_site(folder if folder and folder.is_dir() else None, catalogue())
+    known = {**catalogue(), **site.checks}
+    check(arguments, known)
     fleet = read_inventory(arguments.inventory)
     asked = fleet.limit(arguments.limit) if arguments.limit is not None else fleet
     lock = read_lock(lock_path(Path(arguments.inventory)))
     expected, warnings = expectations(asked, lock)
-    wanted = options.asked(arguments, catalogue())
-    on_hosts = {id for id, one in catalogue().items() if one.where == "host"}
+    wanted = options.asked(arguments, known)
+    on_hosts = {id for id, one in known.items() if one.where == "host"}
     question = Question(
         level=cast(Level, options.level(arguments)),
         checks=tuple(sorted(wanted & on_hosts)) if arguments.check or arguments.workload else (),
@@ -54,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         via=arguments.via or "",
         minutes=arguments.minutes or MINUTES,
         accept_hardware=arguments.accept_hardware,
-        bundle=bundle(),
+        bundle=with_site(site.files),
     )
     say = sys.stderr if arguments.json == "-" else sys.stdout
     record = begin("verify", [arguments.inventory, *options.given(arguments)], fleet, asked)
@@ -76,9 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def check(arguments: argparse.Namespace) -> None:
+def check(arguments: argparse.Namespace, known: dict[str, Check]) -> None:
     """Refuse options that cannot be meant, all in one message, before any host is asked."""
-    found = options.faults(arguments, catalogue())
+    found = options.faults(arguments, known)
     if found:
         raise WrongInput(found)
 
