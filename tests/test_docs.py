@@ -62,3 +62,9 @@ def test_every_local_file_named_in_the_readme_exists() -> None:
     ):
         if name != "inventories/lab.py" and name != "inventories/lab.lock":
             assert (ROOT / name).exists(), name
+
+
+def test_the_page_of_checks_is_what_the_checks_say() -> None:
+    from verify.report.checks_page import COMMAND, PAGE, page
+
+    assert PAGE.read_text() == page(), f"run {COMMAND}"
