@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY     := $(VENV)/bin/python
 ARGS   ?=
 
-.PHONY: check lint check-1 check-2 check-3 test test-real setup demo bench clean
+.PHONY: check lint check-1 check-2 check-3 test test-real soak setup demo bench clean
 
 # Lint, types and offline tests: no root, no network beyond installing the environment and torch.
 # The tests in three parts at once, for many of them wait; pytest-xdist and gevent do not go together.
@@ -33,6 +33,15 @@ test: setup lint
 # and some hundred megabytes from Debian's mirror; no part of `make test`.
 test-real: setup
 	$(PY) -m pytest -s $(if $(strip $(ARGS)),$(ARGS),tests/real/debian_driver.py)
+
+# Every fault at the cheapest level that claims it, and healthy runs of whole fleets: most of an hour.
+# Makes docs/fault-table.md, and fails when a fault was not found at its part.
+soak: setup
+	@mkdir -p build && rm -f build/faults.jsonl
+	@export GPUFLEET_FAULT_TABLE=$(CURDIR)/build/faults.jsonl; failed=0; \
+	$(PY) -m pytest tests/fleet/test_verify_faults.py || failed=1; \
+	$(PY) -m pytest --soak -m soak $(if $(strip $(ARGS)),$(ARGS),tests) || failed=1; \
+	$(PY) -m tests.faulted build/faults.jsonl || failed=1; exit $$failed
 
 setup: $(VENV)/.installed
 	tests/setup.sh $(PY)

@@ -6,10 +6,10 @@ is all of them.
 
 from __future__ import annotations
 
-from tests.faulted import bench, deep, first, gpu, host, multi, workload
+from tests.faulted import bench, deep, first, gpu, host, multi, training, workload
 from tests.faulted.row import Row
 
-FILES = (first, gpu, host, bench, workload, deep, multi)
+FILES = (first, gpu, host, training, bench, workload, deep, multi)
 MATRIX: list[Row] = [row for file in FILES for row in file.ROWS]
 HARMLESS: dict[tuple[str, int], tuple[str, ...]] = {
     key: found for file in FILES for key, found in getattr(file, "HARMLESS", {}).items()

@@ -19,6 +19,7 @@ import pytest
 from tests import reported
 from tests.faulted import HARMLESS, MATRIX
 from tests.faulted.row import H100, L40S, V100, Row
+from tests.faulted.table import Seen, seen
 from tests.fleet.live import LiveFleet
 from tests.fleet.test_apply import DRIVER_ONLY, Lab, status
 from tests.sim import paths
@@ -135,12 +136,29 @@ def test_a_fault_is_found_by_its_check_at_its_part(
 ) -> None:
     result = answers[row.node, row.batch]
     mine = [one for check, one in causes(result) if check.id == row.check]
+    _told(row, result, mine)
     assert mine, f"{row.check} is green: {[check.id for check, _ in causes(result)]}"
     parts = {named(row.node, one) for one in mine}
     assert len(parts) >= len(row.parts)
     assert all(any(part.startswith(wanted) for wanted in row.parts) for part in parts), parts
     assert {one.verdict for one in mine} == {row.verdict}
     assert all(one.found and (one.expected or one.verdict == "hung") for one in mine)
+
+
+def _told(row: Row, result: HostResult, mine: list[Finding]) -> None:
+    """A line for the fault table: what is asserted of this row, and of its batch beside it."""
+    parts = sorted({named(row.node, one) for one in mine})
+    good = bool(mine) and all(any(one.startswith(p) for p in row.parts) for one in parts)
+    good = good and {one.verdict for one in mine} == {row.verdict}
+    wanted = {one.check for one in ROWS if (one.node, one.batch) == (row.node, row.batch)}
+    good = good and {check.id for check, _ in causes(result)} == wanted
+    first = mine[0] if mine else None
+    seen(
+        Seen(
+            row.fault, row.level, row.check if mine else "", ", ".join(parts),
+            first.verdict if first else "", first.action if first else "", result.seconds, good,
+        )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("node", "batch"), sorted({(row.node, row.batch) for row in ROWS}))
