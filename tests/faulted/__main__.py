@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.faulted import MATRIX
+from tests.faulted import ALONE, MATRIX
 from tests.faulted.table import HEALTHY, page, read
 from verify.report.catalogue import catalogue
 
@@ -19,9 +19,10 @@ def main(words: list[str]) -> int:
     """Write the page."""
     (file,) = words
     lines = read(Path(file).read_text().splitlines())
-    PAGE.write_text(page(lines, MATRIX, catalogue()))
+    rows = [ALONE, *MATRIX]
+    PAGE.write_text(page(lines, rows, catalogue()))
     known = {(one.fault, one.level) for one in lines}
-    missing = [row.fault for row in MATRIX if (row.fault, row.level) not in known]
+    missing = [row.fault for row in rows if (row.fault, row.level) not in known]
     bad = [one.fault for one in lines if not one.good]
     print(
         f"{PAGE}: {len(lines)} lines, {len(bad)} bad, {len(missing)} rows not run", file=sys.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulted import MATRIX
+from tests.faulted import ALONE, MATRIX
 from tests.faulted.row import H100, L40S, V100, Row
 from tests.faulted.table import HEALTHY, Seen, seen
 from tests.fleet.live import LiveFleet
@@ -72,6 +72,25 @@ def test_healthy_hosts_have_no_finding(lab: Lab, level: str, times: int) -> None
             clean = not any(check.findings for check in result.checks)
             seen(Seen(HEALTHY, level, "", "", "", "", result.seconds, clean))
         assert done.status == 0, status(done)
+
+
+def test_a_host_that_cannot_be_logged_in_to_is_named(lab: Lab) -> None:
+    with lab.fleet.broken(ALONE.node, ALONE.fault):
+        done = lab.gpufleet("verify", "lab.py")
+    documents = {path.stem: json.loads(path.read_text())
+                 for path in (lab.runs()[-1] / "hosts").iterdir()}  # fmt: skip
+    mine = documents[ALONE.node]
+    good = {name: one["verdict"] for name, one in documents.items()} == {
+        H100: "pass", L40S: "pass", V100: ALONE.verdict,
+    }  # fmt: skip
+    seen(
+        Seen(
+            ALONE.fault, ALONE.level, ALONE.check, f"host {ALONE.node}", mine["verdict"],
+            mine["action"], 0.0, good,
+        )
+    )  # fmt: skip
+    assert good, status(done)
+    assert done.status == 4, status(done)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.check} {row.fault}")
