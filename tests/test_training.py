@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from tests import reported
-from tests.reported import Host, Ran, changed
+from tests.reported import Host, changed
 from tests.sim import faults
 from tests.trained import said, stopped, trained
 from verify import test_training, training
 from verify.applies import NEEDS, Scene, applies
 from verify.checks import Check, Component, Look
 from verify.results import Finding
-from verify.test_training import cuda_wanted, user
+from verify.test_training import cuda_wanted
 from verify.training import Document, Unusable, odd_ones, read
 
 CHECKS = {
@@ -390,13 +390,12 @@ def run_with(of: Scene, **answer: Any) -> tuple[Document | Unusable, list[Any]]:
     """What the fixture makes of an answer, and what it started."""
     started: list[Any] = []
 
-    def within(seconds: float, *command: str, **more: Any) -> Document:
-        started.append((seconds, command, more))
+    def train(seconds: float, *command: str) -> Document:
+        started.append((seconds, command))
         gpus = test_training.usable_gpus(of) if cuda_wanted(of) else []
-        return said(trained(gpus), **answer)
+        return {**said(trained(gpus), **answer), "user": "alice"}
 
-    there = Host(answers={"printf": Ran(stdout="alice")})
-    found = test_training._train(there, of, "/bundle", PYTHON, within)
+    found = test_training._train(of, "/bundle", PYTHON, train)
     return found, started
 
 
@@ -405,7 +404,7 @@ def test_one_rank_is_started_for_each_gpu_that_answers() -> None:
         parts["report"]["nvml"]["gpus"][5]["lost"] = True
 
     for of, ranks, device in ((SCENE, 8, "cuda"), (changed(SCENE, lose), 7, "cuda")):
-        found, [(seconds, command, more)] = run_with(of)
+        found, [(seconds, command)] = run_with(of)
         assert not isinstance(found, Unusable)
         assert command[:3] == (PYTHON, "-B", "/bundle/verify/payload/train_ddp.py")
         assert {
@@ -414,8 +413,7 @@ def test_one_rank_is_started_for_each_gpu_that_answers() -> None:
             f"--limit={test_training.LIMIT_S}",
         } <= set(command)
         assert seconds > test_training.LIMIT_S
-        assert more == {"user": "alice", "login": True}
-    _, [(_, command, _)] = run_with(cpu_scene())
+    _, [(_, command)] = run_with(cpu_scene())
     assert {"--ranks=2", "--device=cpu"} <= set(command)
 
 
@@ -440,28 +438,6 @@ def test_a_cuda_build_without_gpus_starts_nothing() -> None:
     found, started = run_with(changed(SCENE, lambda parts: parts["report"]["nvml"].update(gpus=[])))
     assert isinstance(found, Unusable)
     assert started == []
-
-
-@pytest.mark.parametrize(
-    ("root", "train_as", "login", "expected"),
-    [
-        (False, "", "", ""),
-        (False, "trainer", "", ""),
-        (True, "trainer", "alice", "trainer"),
-        (True, "", "alice", "alice"),
-        (True, "", "root", "nobody"),
-        (True, "", "", "nobody"),
-    ],
-)
-def test_training_runs_as_root_only_when_told_so(
-    root: bool, train_as: str, login: str, expected: str
-) -> None:
-    def who(parts: dict[str, Any]) -> None:
-        parts["report"]["host"]["root"] = root
-        parts["asked"]["train_as"] = train_as
-
-    there = Host(answers={"printf": Ran(stdout=login)})
-    assert user(there, changed(SCENE, who)) == expected
 
 
 def test_a_busy_host_gets_no_load_and_one_without_environment_is_not_asked() -> None:

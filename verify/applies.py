@@ -207,7 +207,26 @@ def _expected_part(key: str, without: str) -> Callable[[Scene], Answer]:
 # ---- environment
 
 
+OTHER = "--env names another environment than the lock's"
+
+
+def locked_environment(scene: Scene) -> dict[str, Any] | None:
+    """The environment of the expected state, None without one or where --env names another."""
+    if scene.asked["env"]:
+        return None
+    environment: dict[str, Any] | None = (scene.expected or {}).get("environment")
+    return environment
+
+
+def _locked_environment(scene: Scene) -> Answer:
+    if scene.asked["env"]:
+        return not_asked(OTHER)
+    return _expected_part("environment", "no Python environment is expected")(scene)
+
+
 def _environment(scene: Scene) -> Answer:
+    if scene.asked["env"]:
+        return ASKED
     if scene.expected is not None:
         if scene.expected["environment"] is not None:
             return ASKED
@@ -232,8 +251,7 @@ def _cuda_build(scene: Scene) -> Answer:
     torch = _torch(scene)
     if torch != ASKED:
         return torch
-    expected = scene.expected
-    build = expected["environment"]["build"] if expected else ""
+    build = (locked_environment(scene) or {}).get("build", "")
     if build == "cpu" or (not build and scene.report["torch"]["cuda"] is None):
         return not_asked("torch's CPU build uses no GPU")
     return ASKED
@@ -280,7 +298,7 @@ NEEDS: dict[str, Callable[[Scene], Answer]] = {
     "own-state": _own_state,
     "locked-driver": _expected_part("driver", "no driver is expected on this host"),
     "locked-packages": _expected_part("packages", "no package is locked for this host"),
-    "locked-environment": _expected_part("environment", "no Python environment is expected"),
+    "locked-environment": _locked_environment,
     "environment": _environment,
     "torch": _torch,
     "cuda-build": _cuda_build,

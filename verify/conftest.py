@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
-from verify import applies, there, thresholds
+from verify import applies, started, there, thresholds
 from verify.checks import BY_NAME, LEVELS, Check, Component, Look, said
 
 _NOBODY = Component()
@@ -248,7 +249,8 @@ def bundle(host: Any, scene: applies.Scene) -> str:
 
 @pytest.fixture
 def python(scene: applies.Scene) -> str:
-    """Python of the expected environment, else of the current one; "" without either."""
+    """Python of the environment to prove: of --env, else the expected one, else the current one; ""
+    without any."""
     return there.environment_python(scene.asked, scene.expected, scene.report)
 
 
@@ -256,13 +258,23 @@ def python(scene: applies.Scene) -> str:
 def within(host: Any, scene: applies.Scene) -> Callable[..., dict[str, Any]]:
     """within(seconds, *command, user="", login=False) -> what within.py says of a command run on
     the host; `login` gives it what a login there gets."""
+    return partial(there.within, host, scene.asked["prefix"])
 
-    def run(seconds: float, *command: str, user: str = "", login: bool = False) -> dict[str, Any]:
-        ground = there.ground(host, scene.asked["prefix"])
-        words = [f"{ground.root}/verify/payload/within.py", str(seconds)]
-        words += ["--user", user] if user else []
-        words += ["--login"] if login else []
-        return there.payload(host, ground, [*words, "--", *command])
+
+@pytest.fixture
+def train(host: Any, scene: applies.Scene) -> Callable[..., dict[str, Any]]:
+    """train(seconds, *command) -> what within.py says of a training command: every one is started
+    here, as the user, in the environment and through the scheduler that was asked for.
+
+    Raises NotRun when it cannot be started so, with train.starts as the cause.
+    """
+
+    def run(seconds: float, *command: str) -> dict[str, Any]:
+        try:
+            return there.train(host, scene, seconds, list(command))
+        except started.CannotStart as reason:
+            asked = applies.of_level("standard", scene.asked["level"])
+            raise NotRun(str(reason), because="train.starts" if asked else "") from None
 
     return run
 

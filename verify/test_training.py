@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from verify import training
-from verify.applies import Scene
+from verify.applies import Scene, locked_environment
 from verify.checks import HOST, Component, Look, check
 from verify.gpus import answering, part
 from verify.training import Document, Unusable
@@ -22,7 +22,6 @@ CPU_RANKS = 2
 LIMIT_S = 100
 """The payload's own limit; a healthy run takes a third of it."""
 DEADLINE_S = LIMIT_S + 10
-UNPRIVILEGED = "nobody"
 MEASURED = "research: verification 1.10, 1.13 and 5 (#2, #7)"
 NEEDS = ("torch", "idle")
 
@@ -32,17 +31,17 @@ _runs: dict[str, Document | Unusable] = {}
 
 @pytest.fixture
 def trained(
-    host: Any, scene: Scene, bundle: str, python: str, within: Callable[..., Document]
+    host: Any, scene: Scene, bundle: str, python: str, train: Callable[..., Document]
 ) -> Document | Unusable:
     """What the payload says of this host, run once; Unusable when it says nothing."""
     name = host.backend.get_pytest_id()
     if name not in _runs:
-        _runs[name] = _train(host, scene, bundle, python, within)
+        _runs[name] = _train(scene, bundle, python, train)
     return _runs[name]
 
 
 def _train(
-    host: Any, scene: Scene, bundle: str, python: str, within: Callable[..., Document]
+    scene: Scene, bundle: str, python: str, train: Callable[..., Document]
 ) -> Document | Unusable:
     on_gpus = cuda_wanted(scene)
     ranks = len(usable_gpus(scene)) if on_gpus else CPU_RANKS
@@ -52,16 +51,17 @@ def _train(
         return Unusable(f"{ranks} GPUs; at most {training.MOST_RANKS} ranks are started")
     words = [python, "-B", f"{bundle}/verify/payload/train_ddp.py", f"--ranks={ranks}"]
     words += [f"--device={'cuda' if on_gpus else 'cpu'}", f"--limit={LIMIT_S}"]
-    who = user(host, scene)
+    said = train(DEADLINE_S, *words)
     try:
-        return training.read(within(DEADLINE_S, *words, user=who, login=True), ranks)
+        return training.read(said, ranks)
     except Unusable as reason:
+        who = said["user"]
         return Unusable(f"{reason} (as user {who})", reason.hung) if who else reason
 
 
 def cuda_wanted(scene: Scene) -> bool:
     """Whether the environment is to train on GPUs: the lock's build, else the one that is there."""
-    environment = (scene.expected or {}).get("environment")
+    environment = locked_environment(scene)
     if environment is not None:
         return str(environment["build"]) != "cpu"
     return scene.report["torch"]["cuda"] is not None
@@ -70,18 +70,6 @@ def cuda_wanted(scene: Scene) -> bool:
 def usable_gpus(scene: Scene) -> list[Document]:
     """The GPUs that NVML can talk to."""
     return [gpu for gpu in scene.report["nvml"]["gpus"] if not gpu["lost"]]
-
-
-def user(host: Any, scene: Scene) -> str:
-    """Whom training runs as when the checks run as root: who was asked for, who logged in, nobody.
-
-    "" leaves it as it is: a login without root's rights trains as itself.
-    """
-    if not scene.report["host"]["root"]:
-        return ""
-    login = host.run('printf %s "${SUDO_USER:-}"').stdout.strip()
-    asked: str = scene.asked["train_as"]
-    return asked or (login if login != "root" else "") or UNPRIVILEGED
 
 
 def seen(trained: Document | Unusable, look: Look) -> Document | None:

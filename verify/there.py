@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verify import own
+from verify import own, started
 from verify.applies import Scene
 from verify.checks import MARK, said
 
@@ -137,10 +137,52 @@ def payload(host: Any, where: Ground, words: list[str]) -> dict[str, Any]:
     return found
 
 
+def within(
+    host: Any,
+    prefix: str,
+    seconds: float,
+    *command: str,
+    user: str = "",
+    session: bool = False,
+    login: bool = False,
+) -> dict[str, Any]:
+    """What verify/payload/within.py says of a command run on the host."""
+    where = ground(host, prefix)
+    words = [f"{where.root}/verify/payload/within.py", f"{seconds:g}"]
+    words += ["--user", user] if user else []
+    words += ["--session"] * session + ["--login"] * login
+    return payload(host, where, [*words, "--", *command])
+
+
+def way(host: Any, asked: dict[str, Any], root: bool, me: str) -> started.Way:
+    """How training is started there. Raises started.CannotStart."""
+    user: str = asked["train_as"]
+    login = host.run('printf %s "${SUDO_USER:-}"').stdout.strip()
+    uid = None
+    if user:
+        found = host.run("id -u -- %s", user)
+        uid = int(found.stdout) if found.rc == 0 and found.stdout.strip().isdigit() else None
+    return started.way(root=root, me=me, asked=user, login=login, uid=uid, via=asked["via"])
+
+
+def train(host: Any, scene: Scene, seconds: float, command: list[str]) -> dict[str, Any]:
+    """What within.py says of a training command, started as asked, and `user`: whom it became, ""
+    for who the checks run as. Raises started.CannotStart."""
+    asked, mine = scene.asked, scene.report["host"]
+    chosen = way(host, asked, mine["root"], mine["user"])
+    if asked["env"]:
+        command = [*started.activated(asked["env"]), *command]
+    options = started.arguments(chosen)
+    return {**within(host, asked["prefix"], seconds, *command, **options), "user": chosen.user}
+
+
 def environment_python(
     asked: dict[str, Any], expected: dict[str, Any] | None, report: dict[str, Any]
 ) -> str:
-    """Python of the expected environment, else of the current one that the report found."""
+    """Python of the environment that was asked for, else of the expected one, else of the current
+    one that the report found."""
+    if asked["env"]:
+        return f"{asked['env']}/bin/python"
     if expected is not None:
         environment = expected["environment"]
         return f"{environment['path']}/bin/python" if environment else ""

@@ -1,6 +1,6 @@
 """Run a command under a deadline, and walk away from what cannot be killed.
 
-    within.py SECONDS [--user NAME] [--login] -- COMMAND...
+    within.py SECONDS [--user NAME [--session]] [--login] -- COMMAND...
 
 Prints one line `GPUFLEET {"schema": 1, "rc", "hung", "abandoned", "seconds", "out", "err",
 "stage"}` and ends 0 whatever the command came to: `rc` is its exit status (negative: the signal
@@ -21,13 +21,14 @@ import json
 import os
 import pwd
 import re
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 MARK = "GPUFLEET "
@@ -50,6 +51,21 @@ KEPT = ("LANG", "LC_ALL", "TERM", "TZ", "PYTHONDONTWRITEBYTECODE")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+SESSION_S = 5.0
+"""How long PAM may take to open a session."""
+LIMITS = {
+    "Max cpu time": resource.RLIMIT_CPU,
+    "Max file size": resource.RLIMIT_FSIZE,
+    "Max data size": resource.RLIMIT_DATA,
+    "Max stack size": resource.RLIMIT_STACK,
+    "Max core file size": resource.RLIMIT_CORE,
+    "Max processes": resource.RLIMIT_NPROC,
+    "Max open files": resource.RLIMIT_NOFILE,
+    "Max locked memory": resource.RLIMIT_MEMLOCK,
+    "Max address space": resource.RLIMIT_AS,
+}
+"""Name in /proc/PID/limits -> what setrlimit(2) calls it; those that limits.conf(5) can set."""
+
 _LOGIN = '[ -r /etc/profile ] && . /etc/profile; exec "$0" "$@"'
 _STAGE = re.compile(rb"^stage: (.*)$", re.MULTILINE)
 _libc = ctypes.CDLL(None)
@@ -67,6 +83,12 @@ class User:
     uid: int
     gid: int
     home: str
+    """A private directory, its HOME and TMPDIR; of a user with a `session` TMPDIR alone."""
+    session: bool = False
+    """It has a home and limits of its own, as PAM gives them to a session."""
+    own_home: str = ""
+    limits: tuple[tuple[int, int, int], ...] = ()
+    """setrlimit's resource, soft and hard limit."""
 
 
 class Child:
@@ -113,6 +135,8 @@ class Child:
                 os.dup2(source, target)
             os.closerange(3, 4096)
             os.chdir("/")
+            for kind, soft, hard in user.limits if user is not None else ():
+                resource.setrlimit(kind, (soft, hard))
             if user is not None:
                 os.initgroups(user.name, user.gid)
                 os.setresgid(user.gid, user.gid, user.gid)
@@ -265,6 +289,40 @@ def pam_environment(file: str = "/etc/environment") -> dict[str, str]:
     return found
 
 
+def limits_of(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Limits as /proc/PID/limits shows them: resource, soft and hard for setrlimit(2)."""
+    found = []
+    for line in text.splitlines():
+        match = re.match(r"(Max [a-z ]+?) {2,}(\d+|unlimited) +(\d+|unlimited)\b", line)
+        if match and match[1] in LIMITS:
+            soft, hard = (
+                resource.RLIM_INFINITY if word == "unlimited" else int(word)
+                for word in (match[2], match[3])
+            )
+            found.append((LIMITS[match[1]], soft, hard))
+    return tuple(found)
+
+
+def in_session(user: User) -> User:
+    """The user as its own sessions have it: its home, and the limits that PAM gives it.
+
+    runuser(1) opens such a session, with pam_limits among its rules on every distribution that we
+    know; who lacks runuser keeps ours. Raises Refused when PAM opens none.
+    """
+    entry = pwd.getpwuid(user.uid)
+    limits = ""
+    runuser = shutil.which("runuser", path=PATH)
+    if runuser:
+        words = [runuser, "-u", user.name, "--", "cat", "/proc/self/limits"]
+        child = Child(executes(words, {"PATH": PATH}), SESSION_S)
+        wait([child])
+        if child.rc != 0:
+            said = child.err.decode(errors="replace").strip()[-200:] or f"exit {child.rc}"
+            raise Refused(f"no session of user {user.name} can be opened: {said}")
+        limits = child.out.decode(errors="replace")
+    return replace(user, session=True, own_home=entry.pw_dir, limits=limits_of(limits))
+
+
 def user_of(name: str) -> User:
     """A user to become, with a private directory to write in. Raises Refused."""
     try:
@@ -286,10 +344,14 @@ def user_of(name: str) -> User:
 
 
 def environment_of(user: User | None) -> dict[str, str]:
-    """Ours, or for another user a fresh one with its private directory as HOME and TMPDIR."""
+    """Ours, or for another user a fresh one with its private directory as HOME and TMPDIR.
+
+    Who has a session has its own HOME.
+    """
     if user is None:
         return dict(os.environ)
-    own = {"HOME": user.home, "TMPDIR": user.home, "USER": user.name, "LOGNAME": user.name}
+    home = user.own_home if user.session else user.home
+    own = {"HOME": home, "TMPDIR": user.home, "USER": user.name, "LOGNAME": user.name}
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return {"PATH": PATH, **kept, **own}
 
@@ -370,6 +432,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="within.py", description="Runs a command in time.")
     parser.add_argument("seconds", type=float)
     parser.add_argument("--user", default="", help="whom to become, as root")
+    parser.add_argument(
+        "--session", action="store_true", help="with that user's home and limits, as PAM has them"
+    )
     parser.add_argument("--login", action="store_true", help="with what a login gets from /etc")
     parser.add_argument("command", nargs="+")
     asked = parser.parse_args(argv)
@@ -379,6 +444,7 @@ def main(argv: list[str]) -> int:
     try:
         if is_other(asked.user):
             user = user_of(asked.user)
+            user = in_session(user) if asked.session else user
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         action = executes(asked.command, environment_of(user), asked.login)
         child = Child(action, asked.seconds, user)
