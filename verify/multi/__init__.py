@@ -1,0 +1,1 @@
+"""Training across hosts, from the controller: who takes part, what it comes to, who is at fault."""
