@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from verify.applies import Scene
+from verify.applies import Scene, locked_environment
 from verify.checks import Component, Look, check
+
+OLDEST = (3, 10)
+"""Python that whatever travels to a host is written for."""
 
 
 @check(
@@ -19,8 +22,8 @@ from verify.checks import Component, Look, check
 def test_env(scene: Scene, host: Any, look: Look) -> None:
     """The environment's Python starts, imports torch, and both have the expected versions."""
     torch = scene.report["torch"]
-    wanted = (scene.expected or {}).get("environment") or {}
-    environment = Component(kind="environment", name=wanted.get("id", ""))
+    wanted = locked_environment(scene) or {}
+    environment = component(scene)
     if torch["state"] == "hung":
         why = f"no answer in time; it was at: {torch['stage'] or 'its start'}"
         look.unknown(environment, "import torch", why=why, hung=True)
@@ -35,8 +38,17 @@ def test_env(scene: Scene, host: Any, look: Look) -> None:
         found="works" if torch["state"] == "ok" else torch["error"] or torch["state"],
         expected="works",
         held=torch["state"] == "ok",
-        evidence=(f"{where}: gpufleet apply builds it anew",),
+        evidence=_next(scene) or (f"{where}: gpufleet apply builds it anew",),
     )
+    if scene.asked["env"] and torch["python"] is not None:
+        version = tuple(int(word) for word in re.findall(r"\d+", torch["python"])[:2])
+        look.at(
+            environment,
+            "Python",
+            found=torch["python"],
+            expected=f"{OLDEST[0]}.{OLDEST[1]} or newer: what is run in it is written for that",
+            held=version >= OLDEST,
+        )
     if not wanted:
         return
     baseline = scene.expected_from
@@ -95,6 +107,25 @@ def test_wheels(scene: Scene, look: Look) -> None:
         )
 
 
+def component(scene: Scene) -> Component:
+    """The environment that is looked at: the lock's by its id, one of --env by its path."""
+    name = scene.asked["env"] or (locked_environment(scene) or {}).get("id", "")
+    return Component(kind="environment", name=name)
+
+
+def _next(scene: Scene) -> tuple[str, ...]:
+    """What helps an environment of --env, which gpufleet builds and mends none of."""
+    env = scene.asked["env"]
+    if not env:
+        return ()
+    who = scene.report["torch"].get("user") or "a user without rights"
+    wanted = "a venv or conda environment: bin/python, with torch, readable by whom it runs as"
+    return (
+        f"--env {env}: wanted {wanted}",
+        f"asked as {who}; one in a private home: --as its owner",
+    )
+
+
 def _needs_unmet(scene: Scene, wheel: str) -> bool:
     """A wheel's own requirements are not met: env.pip-check says more than that it is there."""
     return any(line.split(" ")[0].lower() == wheel for line in scene.report["pip"]["problems"])
@@ -102,7 +133,7 @@ def _needs_unmet(scene: Scene, wheel: str) -> bool:
 
 def _other_wheels(scene: Scene) -> set[str]:
     """Locked wheels that are missing or at another version."""
-    environment = (scene.expected or {}).get("environment") or {"wheels": {}}
+    environment = locked_environment(scene) or {"wheels": {}}
     found = scene.report["torch"]["wheels"]
     return {name for name, version in environment["wheels"].items() if found.get(name) != version}
 
@@ -116,8 +147,7 @@ def _other_wheels(scene: Scene) -> set[str]:
 )
 def test_pip_check(scene: Scene, look: Look) -> None:
     """The requirements of everything in the environment are met."""
-    pip, wanted = scene.report["pip"], (scene.expected or {}).get("environment") or {}
-    environment = Component(kind="environment", name=wanted.get("id", ""))
+    pip, environment = scene.report["pip"], component(scene)
     if pip["state"] != "ok":
         why = pip["error"] or f"pip check: {pip['state']}"
         because = "env.works" if scene.report["torch"]["state"] != "ok" else ""

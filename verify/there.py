@@ -90,9 +90,10 @@ def _scene(host: Any, asked: dict[str, Any]) -> Scene:
         whence = asked.get("expected_from", "file")
     else:
         whence = "none" if mine is None else "host"
+    asked = {**asked, "env": _other_environment(host, asked["env"], expected)}
     return Scene(
         asked={**asked, "host": asked["host"] or host.backend.get_hostname()},
-        report=host_report(host, prefix, expected),
+        report=host_report(host, asked, expected),
         expected=expected,
         expected_from=whence,
         own=mine,
@@ -102,9 +103,32 @@ def _scene(host: Any, asked: dict[str, Any]) -> Scene:
     )
 
 
-def host_report(host: Any, prefix: str, expected: dict[str, Any] | None) -> dict[str, Any]:
+def _other_environment(host: Any, env: str, expected: dict[str, Any] | None) -> str:
+    """The environment of --env, "" where it is the expected one by this or another path."""
+    mine = (expected or {}).get("environment")
+    if not env or not mine:
+        return env
+    paths = {
+        host.run("readlink -f %s", path).stdout.strip() or path for path in (env, mine["path"])
+    }
+    return env if len(paths) == 2 else ""
+
+
+def host_report(
+    host: Any, asked: dict[str, Any], expected: dict[str, Any] | None
+) -> dict[str, Any]:
     """What verify/payload/host_report.py says."""
-    question = {"prefix": prefix, "env": _environment(host, prefix, expected)}
+    prefix, other = asked["prefix"], asked["env"]
+    question: dict[str, Any] = {"prefix": prefix, "mounts": (expected or {}).get("mounts") or []}
+    if other:
+        question |= {"env": other, "front": started.activated(other), "user": ""}
+        try:
+            rights = host.run("id -un; id -u").stdout.split()
+            question["user"] = way(host, asked, rights[-1] == "0", rights[0]).user
+        except (started.CannotStart, IndexError):
+            pass  # train.starts says so; what can be seen of the environment, nobody sees
+    else:
+        question["env"] = _environment(host, prefix, expected)
     where = ground(host, prefix)
     file = f"{where.root}/verify/payload/host_report.py"
     return payload(host, where, [file, json.dumps(question)])
