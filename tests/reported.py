@@ -140,6 +140,7 @@ def report(hardware: str) -> dict[str, Any]:
             "visible": None,
         },
         "pip": {"state": "ok", "problems": [], "error": ""},
+        "dcgm": {"installed": bool(gpus), "running": bool(gpus), "error": ""},
         "holders": {"complete": True, "processes": [], "jobs": [], "error": ""},
         "self_name": {"name": "h1", "addresses": ["10.77.0.11"], "error": ""},
         "disks": [

@@ -267,6 +267,17 @@ def _idle(scene: Scene) -> Answer:
     return ASKED
 
 
+def _dcgm(scene: Scene) -> Answer:
+    dcgm = scene.report["dcgm"]
+    if dcgm["error"]:
+        return not_run(f"whether DCGM is there could not be read: {dcgm['error']}")
+    if not dcgm["installed"]:
+        return not_asked("dcgmi is not installed; the inventory key dcgm installs it")
+    if not dcgm["running"]:
+        return not_asked("DCGM's host engine does not run; systemctl start nvidia-dcgm starts it")
+    return _nvml(scene)
+
+
 def who(report: dict[str, Any]) -> list[str]:
     """Who uses the GPUs of a host, one line each: Slurm's jobs, then processes."""
     lines = [f"job {job['id']} of {job['user']}" for job in report["holders"]["jobs"]]
@@ -303,5 +314,6 @@ NEEDS: dict[str, Callable[[Scene], Answer]] = {
     "torch": _torch,
     "cuda-build": _cuda_build,
     "idle": _idle,
+    "dcgm": _dcgm,
 }
 """What a check may need: name -> whether it is there, and why not."""

@@ -21,6 +21,19 @@ class Threshold:
 
 THRESHOLDS: dict[str, Threshold] = {
     "disk.root-mib": Threshold(512, "MiB", "least free space at /", "ours: journals, packages"),
+    "soak.sag-percent": Threshold(
+        10,
+        "%",
+        "most that throughput may fall from the first to the last third of a soak",
+        "ours: a GPU reaches its temperature within minutes, and within its power limit its clock "
+        "falls by a few per cent until then",
+    ),
+    "soak.sag-cpu-percent": Threshold(
+        95,
+        "%",
+        "the same on the CPU, whose cores others share: only a standstill counts",
+        "ours",
+    ),
 }
 """Name -> figure; a name is a family, a dot, the subject and its unit."""
 

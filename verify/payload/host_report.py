@@ -23,7 +23,14 @@ from typing import Any
 BUNDLE = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(BUNDLE), *(p for p in sys.path if p != str(Path(__file__).resolve().parent))]
 
-from verify.payload import gpu_users, host_parts, kernel_log, kernels, within  # noqa: E402
+from verify.payload import (  # noqa: E402
+    dcgm_parts,
+    gpu_users,
+    host_parts,
+    kernel_log,
+    kernels,
+    within,
+)
 
 PAYLOAD = Path(__file__).resolve().parent
 NVML_S = 10.0
@@ -69,6 +76,7 @@ def parts(prefix: str) -> dict[str, Callable[[], Any]]:
         "log": kernel_log.log,
         "holders": partial(gpu_users.holders, reporter),
         "jobs": gpu_users.jobs,
+        "dcgm": dcgm_parts.dcgm,
         "self_name": host_parts.self_name,
         **{f"disk {path}": partial(host_parts.disk, path) for path in disks(prefix)},
     }
@@ -100,6 +108,7 @@ EMPTY: dict[str, Document] = {
     "log": {"source": "journalctl -k", "readable": False, "error": "", "xids": []},
     "holders": {"complete": False, "processes": [], "error": ""},
     "jobs": {"jobs": [], "error": ""},
+    "dcgm": {"installed": None, "running": None, "error": ""},
     "self_name": {"name": os.uname().nodename, "addresses": [], "error": ""},
     "disk": {"path": "", "total_mib": None, "free_mib": None, "readonly": None, "error": ""},
     "nvml": {

@@ -46,6 +46,8 @@ STOP_S = 5.0
 KILL_S = 1.0
 PERTURB = "GPUFLEET_SOAK_PERTURB"
 """Environment variable KIND:RANK for tests; the report says that it was set."""
+SHORT = "GPUFLEET_SOAK_SECONDS"
+"""Environment variable for tests: so many seconds in place of those asked; the report says it."""
 PERTURBATIONS = ("die", "hang", "raise", "memory", "compute", "replay", "slow", "hot")
 MOST_WRONG = 8
 """Mismatches that are told one by one; the others are counted."""
@@ -74,6 +76,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, help="for the launcher's own use")
     parser.add_argument("--sample", action="store_true", help="for the launcher's own use")
     asked = parser.parse_args(argv)
+    asked.shortened = os.environ.get(SHORT, "")
+    asked.seconds = float(asked.shortened or asked.seconds)
     kind, _, rank = asked.perturb.partition(":")
     if asked.perturb and (kind not in PERTURBATIONS or not (rank.isascii() and rank.isdigit())):
         parser.error(f"--perturb {asked.perturb}: KIND:RANK, of {', '.join(PERTURBATIONS)}")
@@ -134,11 +138,16 @@ def launch(asked: argparse.Namespace) -> int:
     samples = read(asked.folder / "samples.json") or {"error": "the sampler said nothing"}
     answer = {
         "schema": SCHEMA, "asked_s": asked.seconds, "device": asked.device, "why": why,
-        "seconds": round(time.monotonic() - began, 3), "perturbed": asked.perturb, "user": _user(),
-        "ranks": records, "samples": samples,
+        "seconds": round(time.monotonic() - began, 3), "perturbed": _changed(asked),
+        "user": _user(), "ranks": records, "samples": samples,
     }  # fmt: skip
     print("GPUFLEET " + json.dumps(answer, separators=(",", ":")), flush=True)
     return 0
+
+
+def _changed(asked: argparse.Namespace) -> str:
+    short = f"shortened to {asked.seconds:g} s" if asked.shortened else ""
+    return ", ".join(text for text in (asked.perturb, short) if text)
 
 
 def _words(asked: argparse.Namespace) -> list[str]:
