@@ -23,10 +23,11 @@ import pytest
 import torch
 
 from verify import training
-from verify.payload import train_ddp
+from verify.payload import ranks, train_ddp
 from verify.training import Document, read
 
 FILE = Path(train_ddp.__file__)
+RANKS = Path(ranks.__file__)
 TEXT = FILE.read_text()
 
 
@@ -51,8 +52,10 @@ def states(document: Document) -> list[str]:
 # ---- the file
 
 
-def test_it_needs_the_standard_library_and_torch_alone_and_python_3_10() -> None:
-    tree = ast.parse(TEXT, feature_version=(3, 10))
+@pytest.mark.parametrize("file", [FILE, RANKS], ids=lambda file: file.name)
+def test_it_needs_the_standard_library_and_torch_alone_and_python_3_10(file: Path) -> None:
+    tree = ast.parse(file.read_text(), feature_version=(3, 10))
+    allowed = {*sys.stdlib_module_names, *(("torch",) if file == FILE else ())}
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
@@ -60,7 +63,7 @@ def test_it_needs_the_standard_library_and_torch_alone_and_python_3_10() -> None
         elif isinstance(node, ast.ImportFrom):
             names = [str(node.module)]
         for name in names:
-            assert name.partition(".")[0] in {*sys.stdlib_module_names, "torch"}, name
+            assert name.partition(".")[0] in allowed or name == "verify.payload.ranks", name
 
 
 def test_the_launcher_comes_before_torch() -> None:
@@ -85,6 +88,7 @@ def test_the_docstring_opens_with_commands_that_it_takes() -> None:
     [
         ["--ranks=0"], ["--ranks=65"], ["--device=tpu"], ["--perturb=explode:1"],
         ["--perturb=die"], ["--perturb=die:x"], ["--perturb=die:1:nowhere"],
+        ["--perturb=stall:1"], ["--perturb=stall:1:cnn"],
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,7 +277,7 @@ def test_the_cause_is_named_and_its_victims_are_lost(name: str) -> None:
     ],
 )
 def test_an_error_of_the_connection_is_the_others(text: str, others: bool) -> None:
-    assert train_ddp.of_others(RuntimeError(text)) is others
+    assert ranks.of_others(RuntimeError(text)) is others
 
 
 # ---- real runs
@@ -372,6 +376,80 @@ def test_who_hangs_dies_or_raises_is_named_with_the_stage(
     assert states(document) == expected
     (cause,) = [one for one in document["ranks"] if one["state"] != "lost"]
     assert cause["stage"] == stage
+
+
+@pytest.mark.long
+def test_a_hang_at_a_collective_names_it_with_number_and_stacks() -> None:
+    document = run("--device=cpu", "--patience=4", "--perturb=stall:1:40")
+    assert states(document) == ["lost", "hung"]
+    waits, hangs = document["ranks"]
+    assert (waits["calls"], waits["inside"]) == (40, True)
+    assert (hangs["calls"], hangs["inside"]) == (39, False)
+    assert waits["at"].startswith("reduce_scatter")
+    assert waits["sequence"] == hangs["sequence"] + 1
+    assert waits["collective"].startswith("gloo:")
+    assert any("train_ddp.py" in frame and "run" in frame for frame in waits["stack"])
+    assert hangs["stack"][0].startswith("ranks.py")
+    assert any(frame.endswith(" collectives") for frame in hangs["stack"])
+    assert len(hangs["stack"]) <= ranks.MOST_FRAMES
+
+
+DUMP = """Fatal Python error: unlikely words
+
+Thread 0x00007f0000000002 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 320 in wait
+
+Current thread 0x00007f0000000001 (most recent call first):
+  File "/env/torch/cuda/__init__.py", line 1083 in synchronize
+  File "/opt/gpufleet/bundle/x/verify/payload/train_ddp.py", line 420 in settle
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (DUMP, ["__init__.py:1083 synchronize", "train_ddp.py:420 settle"]),
+        ("", []),
+        (DUMP[: DUMP.index("Current")], ["threading.py:320 wait"]),
+        ("x" * 100_000, []),
+        ("\0\n" + '  File "a", line 1 in b\n' * 100, ["a:1 b"] * ranks.MOST_FRAMES),
+    ],
+    ids=["whole", "empty", "truncated", "noise", "long"],
+)
+def test_a_stack_is_read_from_what_faulthandler_wrote(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    (tmp_path / "rank-0.stack").write_text(text)
+    assert ranks.read_stack(tmp_path, 0) == expected
+    assert ranks.read_stack(tmp_path, 1) == []
+
+
+def test_torchs_record_tells_the_oldest_collective_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torch 2.13 gives it with gloo, and as docs.pytorch.org has it for NCCL: states scheduled,
+    started, completed."""
+
+    def entry(number: int, state: str, retired: bool, name: str) -> Document:
+        return {
+            "collective_seq_id": number, "state": state, "retired": retired,
+            "profiling_name": name,
+        }  # fmt: skip
+
+    def recorded(*entries: Document) -> Document:
+        class Bindings:
+            _dump_nccl_trace_json = staticmethod(lambda: json.dumps({"entries": entries}))
+
+        monkeypatch.setitem(sys.modules, "torch._C._distributed_c10d", Bindings)  # type: ignore[arg-type]
+        return ranks.last_collective()
+
+    done = entry(6, "completed", True, "nccl:all_reduce")
+    stuck = entry(7, "started", False, "nccl:reduce_scatter")
+    after = entry(8, "scheduled", False, "nccl:all_reduce")
+    assert recorded(done, stuck, after) == {"collective": "nccl:reduce_scatter", "sequence": 7}
+    assert recorded(done) == {"collective": "nccl:all_reduce", "sequence": 6}
+    assert recorded() == {}
+    assert recorded({"other": "form"}) == {}
 
 
 @pytest.mark.long

@@ -226,6 +226,29 @@ def test_a_hanging_rank_is_hung() -> None:
     assert look.findings[0].found == ("hung in stage transformer (begins), and could not be killed")
 
 
+def test_a_hang_names_rank_host_gpu_collective_number_and_stack() -> None:
+    document = trained(GPUS)
+    for rank in document["ranks"]:
+        stopped(rank, "transformer", state="lost", at="step 3: backward", inside=True, calls=440)
+        rank.update(collective="nccl:all_reduce", sequence=437, stack=["a.py:1 f"] * 5)
+    culprit = document["ranks"][3]
+    culprit.update(state="hung", at="step 3: forward", inside=False, calls=439, sequence=436)
+    looks = ask(read(said(document), 8))
+    assert causes(looks) == {"train.ended": {3}}
+    found = {one.component.index: one for one in looks["train.ended"].findings}
+    assert found[3].verdict == "hung"
+    assert found[3].evidence[:2] == (
+        f"rank 3 of 8 on gpu001, {GPUS[3]['uuid']}",
+        "before call 440 for the other ranks (step 3: forward); torch's last: nccl:all_reduce, "
+        "sequence number 436",
+    )
+    assert found[0].evidence[1] == (
+        "in call 440 for the other ranks (step 3: backward); torch's last: nccl:all_reduce, "
+        "sequence number 437"
+    )
+    assert all("  a.py:1 f" in one.evidence for one in found.values())
+
+
 def test_the_backend_must_be_the_one_of_the_build() -> None:
     document = trained(GPUS)
     document["run"].update(backend="gloo")

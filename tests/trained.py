@@ -42,6 +42,10 @@ def rank(number: int, gpu: Document | None) -> Document:
         "at": "leaves the process group",
         "steps": 1600,
         "inside": True,
+        "calls": 546,
+        "collective": "",
+        "sequence": None,
+        "stack": [],
         "ended": True,
         "gone": True,
         "abandoned": False,
@@ -73,6 +77,7 @@ def trained(gpus: list[Document]) -> Document:
     return {
         "schema": 1,
         "launcher": "own",
+        "host": "gpu001",
         "world": len(ranks),
         "asked_device": "cuda" if gpus else "cpu",
         "limit_s": 90.0,

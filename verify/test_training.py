@@ -120,7 +120,8 @@ def test_ended(
         component = training.component(rank, gpus)
         if rank["state"] == "lost":
             why = f"rank {rank['rank']} waited for one that failed"
-            look.unknown(component, "training", why=why, because="train.ended")
+            lines = training.evidence(rank, document or {})
+            look.unknown(component, "training", why=why, because="train.ended", evidence=lines)
             continue
         look.at(
             component,

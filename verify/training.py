@@ -20,6 +20,7 @@ STAGES = (
 STATES = ("ended", "died", "raised", "hung", "lost")
 MODELS = ("transformer", "cnn")
 MOST_RANKS = 64
+MOST_FRAMES = 5
 MOST_ITEMS = 400
 MOST_CHARACTERS = 4000
 MOST_BYTES = 1_000_000
@@ -63,6 +64,10 @@ _RANK = {
     "at": str,
     "steps": int,
     "inside": bool,
+    "calls": int,
+    "collective": str,
+    "sequence": (int, type(None)),
+    "stack": [str],
     "ended": bool,
     "gone": bool,
     "abandoned": bool,
@@ -102,6 +107,7 @@ _RUN = {
 _FORM = {
     "schema": int,
     "launcher": str,
+    "host": str,
     "world": int,
     "asked_device": str,
     "limit_s": float,
@@ -240,12 +246,33 @@ def failure(rank: Document) -> str:
 
 
 def evidence(rank: Document, document: Document) -> list[str]:
-    """Lines that show how a rank failed."""
-    lines = [rank["error"].splitlines()[0]] if rank["error"] else []
-    lines += [line for line in rank["stderr"].splitlines() if line.strip()][-6:]
+    """Lines that show how a rank failed: who it is, where it was, its stack, what it said last."""
+    lines = [who(rank, document)]
+    lines += [rank["error"].splitlines()[0]] if rank["error"] else []
+    if rank["state"] in ("hung", "lost"):
+        lines.append(waited(rank))
+        lines += [f"  {frame}" for frame in rank["stack"][:MOST_FRAMES]]
+    lines += [line for line in rank["stderr"].splitlines() if line.strip()][-3:]
     if document["perturbed"]:
         lines.append(f"perturbed on purpose: {document['perturbed']}")
-    return [f"rank {rank['rank']} of {document['world']}", *lines]
+    return lines
+
+
+def who(rank: Document, document: Document) -> str:
+    """A rank by its number, its host and its GPU."""
+    device = rank["device"] or {"uuid": "", "name": "no device yet"}
+    where = f"rank {rank['rank']} of {document['world']} on {document['host']}"
+    return f"{where}, {device['uuid'] or device['name']}"
+
+
+def waited(rank: Document) -> str:
+    """Which collective a rank was in, by its own count and by torch's."""
+    which = "in" if rank["inside"] else "before"
+    known = rank["collective"] or "a collective"
+    torchs = f"; torch's last: {known}" if rank["collective"] or rank["sequence"] else ""
+    number = "" if rank["sequence"] is None else f", sequence number {rank['sequence']}"
+    call = rank["calls"] if rank["inside"] else rank["calls"] + 1
+    return f"{which} call {call} for the other ranks ({rank['at']}){torchs}{number}"
 
 
 def odd_ones(values: dict[int, str]) -> set[int]:

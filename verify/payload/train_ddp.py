@@ -18,7 +18,7 @@ and made in memory. What is proven, stage by stage, on every rank:
 Each rank writes down where it is before each step, in a private directory. Whoever leads (the
 launcher, or under torchrun a rank that is still there) makes one document of it, so a rank that
 dies, hangs or fails is named with its stage also when it is rank 0. Nothing resolves a host name.
-Standard library and torch only; Python 3.10 must do; all ranks run on this one host.
+Standard library, torch and ranks.py beside it; Python 3.10 must do; all ranks run on this one host.
 """
 
 import argparse
@@ -41,41 +41,59 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+HERE = Path(__file__).resolve().parent
+# This script's folder holds modules that are no top-level names.
+sys.path[:] = [str(HERE.parent.parent), *(place for place in sys.path if place != str(HERE))]
+
+from verify.payload.ranks import (  # noqa: E402
+    GRACE,
+    RECORDER,
+    STOPPED,
+    Record,
+    StopAskedError,
+    Trail,
+    alive,
+    end,
+    fail,
+    keep_time,
+    name_states,
+    perturbations,
+    read_record,
+    say,
+    stop,
+    tail,
+    watch,
+)
 
 SCHEMA = 1
 LIMIT = 100.0
 """Seconds after which a run is stopped whatever it does; a healthy one takes a third of it."""
 PATIENCE = 20.0
 """Seconds that a rank waits for the others within one collective."""
-GRACE = 2.0
-"""Seconds that the others get to say what they saw, once a rank has failed."""
-KILL_S = 0.7
-"""Seconds that SIGKILL may take before a process counts as one that cannot be killed."""
-STOPPED = 4
-"""Exit status of a rank that was told to stop, or was still at it at its limit."""
+ABORT_S = 15.0
+"""Seconds that NCCL has beyond `patience` before it aborts a process that waits: those in which the
+launcher asks each rank where it is, for an aborted one says nothing."""
 STAGES = (
     "start", "rendezvous", "collectives", "gradients", "transformer", "cnn", "libraries", "leave",
 )  # fmt: skip
 PERTURBATIONS = (
-    "die", "hang", "raise", "slow", "collective", "contribution", "gradient", "parameter", "loss",
+    "die", "hang", "stall", "raise", "slow", "collective", "contribution", "gradient", "parameter",
+    "loss",
 )  # fmt: skip
-"""Faults that tests put into one rank: it dies, hangs, raises, is slow; gets a wrong element from a
-collective; sends one; gets a wrong gradient; a wrong parameter; labels that mean nothing."""
+"""Faults that tests put into one rank: it dies, hangs, hangs before it asks for the others the Nth
+time (stall:RANK:N), raises, is slow; gets a wrong element from a collective; sends one; gets a
+wrong gradient; a wrong parameter; labels that mean nothing."""
 PERTURB = "GPUFLEET_TRAIN_PERTURB"
 """Environment variable with the same meaning as --perturb; the report says that it was set."""
 FOLDER = "GPUFLEET_TRAIN_FOLDER"
 PR_SET_PDEATHSIG = 1
 SEED = 20_260
-MOST_TEXT = 1500
-
-Record = dict[str, Any]
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -98,15 +116,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--ranks {asked.ranks}: from 1 to 64")
     for kind, rank, stage in perturbations(asked.perturb):
         known = kind in PERTURBATIONS and rank.isascii() and rank.isdigit()
-        if not known or stage not in ("", *STAGES):
+        place = stage.isdecimal() if kind == "stall" else stage in ("", *STAGES)
+        if not known or not place:
             parser.error(f"--perturb {asked.perturb}: KIND:RANK[:STAGE],...")
     return asked
-
-
-def perturbations(text: str) -> list[tuple[str, str, str]]:
-    """Kind, rank and stage ("" for the usual one) of each fault that tests want."""
-    parts = [f"{one}::".split(":") for one in text.split(",") if one]
-    return [(kind, rank, ":".join(more).rstrip(":")) for kind, rank, *more in parts]
 
 
 # ---------------------------------------------------------------- the launcher: no torch in here
@@ -116,12 +129,12 @@ def launch(asked: argparse.Namespace) -> int:
     """Start the ranks, watch them, print the document. The ranks stay in this process group."""
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="gpufleet-train-"))
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(asked.ranks):
             ranks.append(start(rank, asked, folder))
-        watch(ranks, folder, began + asked.limit, asked.patience)
+        watch(ranks, folder, began + asked.limit, asked.patience, STAGES)
     except StopAskedError:
         say("told to stop")
     finally:
@@ -132,6 +145,7 @@ def launch(asked: argparse.Namespace) -> int:
     for rank, record in enumerate(records):
         code = codes[rank] if rank < len(codes) else None
         gone = code not in (None, STOPPED)
+        record.pop("stopped", None)
         abandoned = rank < len(ranks) and ranks[rank].poll() is None
         record |= {"code": code, "gone": gone, "abandoned": abandoned}
         record["stderr"] = tail(folder / f"rank-{rank}.err")
@@ -139,14 +153,6 @@ def launch(asked: argparse.Namespace) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     print("GPUFLEET " + json.dumps(answer, separators=(",", ":")), flush=True)
     return 0
-
-
-class StopAskedError(Exception):
-    """SIGTERM came: make the document of what there is."""
-
-
-def _stop(number: int, frame: object) -> None:
-    raise StopAskedError
 
 
 def start(rank: int, asked: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
@@ -171,116 +177,6 @@ def start(rank: int, asked: argparse.Namespace, folder: Path) -> subprocess.Pope
         )
 
 
-def watch(
-    ranks: list[subprocess.Popen[bytes]], folder: Path, until: float, patience: float
-) -> None:
-    """Wait until all are done; or one failed and the others had their say; or nothing moves."""
-    places: list[Record] = []
-    moved, failed, shown = time.monotonic(), math.inf, ""
-    while True:
-        codes = [process.poll() for process in ranks]
-        now = time.monotonic()
-        here = [read_place(folder, rank) for rank in range(len(ranks))]
-        if here != places:
-            places, moved = here, now
-            stage = min((place["stage"] for place in places), key=STAGES.index)
-            if stage != shown:
-                say(f"stage: {stage}")
-                shown = stage
-        if None not in codes or now > until or now > failed + GRACE:
-            return
-        if failed == math.inf and any(codes):
-            failed = now
-        # Before they have met, slow disks may keep one reading torch for long: only `until` counts.
-        met = all(STAGES.index(place["stage"]) > STAGES.index("rendezvous") for place in places)
-        if met and now > moved + patience + 5:
-            say(f"no rank has moved for {now - moved:.0f} s")
-            return
-        time.sleep(0.05)
-
-
-def end(ranks: list[subprocess.Popen[bytes]]) -> None:
-    """Kill what still runs, and leave behind what does not even take that."""
-    for process in ranks:
-        if process.poll() is None:
-            process.kill()
-    until = time.monotonic() + KILL_S
-    while any(process.poll() is None for process in ranks) and time.monotonic() < until:
-        time.sleep(0.01)
-
-
-def say(text: str) -> None:
-    """Write a line for people."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def tail(path: Path) -> str:
-    """The end of a file, as text."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - MOST_TEXT))
-            return file.read(MOST_TEXT).decode(errors="replace")
-    except OSError:
-        return ""
-
-
-# ---------------------------------------------------------------- what ranks leave, and who failed
-
-
-def read_place(folder: Path, rank: int) -> Record:
-    """Where a rank says it is: steps begun, stage, what; `inside` a collective or by itself."""
-    try:
-        line = (folder / f"rank-{rank}.at").read_text().strip()
-        steps, where, stage, what = line.split(" ", 3)
-        place = {"steps": int(steps), "inside": where == "in", "stage": stage, "at": what}
-    except (OSError, ValueError):
-        return {"steps": 0, "inside": False, "stage": "start", "at": "starting Python"}
-    return place
-
-
-def read_record(folder: Path, rank: int) -> Record:
-    """What a rank has left of its measurements, with where it is."""
-    empty = {"rank": rank, "pid": 0, "device": None, "error": "", "others": False, "ended": False}
-    try:
-        left: Record = json.loads((folder / f"rank-{rank}.json").read_text())
-    except (OSError, ValueError):
-        left = {}
-    return empty | left | read_place(folder, rank)
-
-
-def name_states(records: list[Record]) -> None:
-    """Set each rank's state: ended, died, raised, hung; or lost, when another's failure took it.
-
-    A rank that stops leaves the others waiting inside a collective, and how they end (an error of
-    the connection, NCCL's abort, our kill) says nothing about them. So the cause is looked for, in
-    this order: who ended by itself outside a collective or with an error of its own; who died
-    inside one; who is behind the others; else nobody is told apart and all are named.
-    """
-    for record in records:
-        if record["ended"]:
-            record["state"] = "ended"
-        elif record["error"]:
-            record["state"] = "raised"
-        else:
-            record["state"] = "died" if record["gone"] else "hung"
-    left = [record for record in records if record["state"] != "ended"]
-    own = [
-        record
-        for record in left
-        if (record["state"] == "raised" and not record["others"])
-        or (record["state"] == "died" and not record["inside"])
-    ]
-    # NCCL's watchdog aborts a process (SIGABRT) that waited in vain for another.
-    died = [one for one in left if one["state"] == "died" and one["code"] != -signal.SIGABRT]
-    apart = [one for one in left if one["state"] == "hung" and not one["inside"]]
-    least = min((one["steps"] for one in left), default=0)
-    behind = [one for one in left if one["steps"] == least]
-    causes = own or died or apart or behind
-    for record in left:
-        if not any(record is cause for cause in causes):
-            record["state"] = "lost"
-
-
 def document(
     records: list[Record], asked: argparse.Namespace, *, seconds: float, launcher: str
 ) -> Record:
@@ -292,6 +188,7 @@ def document(
     return {
         "schema": SCHEMA,
         "launcher": launcher,
+        "host": os.uname().nodename[:200],
         "world": len(records),
         "asked_device": asked.device,
         "limit_s": asked.limit,
@@ -300,15 +197,6 @@ def document(
         "run": told,
         "ranks": records,
     }
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and not yet waited for does not."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-    except OSError:
-        return False
-    return after_name.split()[0] not in "ZX"
 
 
 def lead(asked: argparse.Namespace, folder: Path, world: int, began: float) -> None:
@@ -320,7 +208,8 @@ def lead(asked: argparse.Namespace, folder: Path, world: int, began: float) -> N
         return
     records = [read_record(taken, rank) for rank in range(world)]
     for record in records:
-        record |= {"code": None, "gone": not alive(record["pid"])}
+        stopped = record.pop("stopped", False)
+        record |= {"code": None, "gone": not stopped and not alive(record["pid"])}
         record |= {"abandoned": False, "stderr": ""}
     answer = document(records, asked, seconds=time.monotonic() - began, launcher="torchrun")
     shutil.rmtree(taken, ignore_errors=True)
@@ -335,61 +224,6 @@ if __name__ == "__main__" and "RANK" not in os.environ:
 # ---------------------------------------------------------------- one rank
 
 
-class Trail:
-    """Where this rank is and what it has measured, written down for when it cannot say it."""
-
-    def __init__(self, folder: Path, rank: int, perturb: str) -> None:
-        self.folder, self.rank = folder, rank
-        self.steps = self.in_stage = 0
-        self.stage, self.began = "start", time.monotonic()
-        self.record: Record = {"rank": rank, "pid": os.getpid(), "stages": {}, "ended": False}
-        self.faults = [
-            (kind, stage) for kind, who, stage in perturbations(perturb) if int(who) == rank
-        ]
-        self.file = os.open(folder / f"rank-{rank}.at", os.O_CREAT | os.O_WRONLY, 0o600)
-        self.save()
-        self.at("Python started")
-
-    def at(self, what: str, *, inside: bool = False) -> None:
-        """Say what comes next; `inside`: it needs the other ranks."""
-        self.in_stage += 1
-        if self.in_stage == 2:
-            self._fail_on_purpose()
-        self.steps += 1
-        line = f"{self.steps} {'in' if inside else 'out'} {self.stage} {what}"
-        os.pwrite(self.file, line.encode()[:199].ljust(199) + b"\n", 0)
-
-    def enter(self, stage: str) -> None:
-        """Begin a stage."""
-        now = time.monotonic()
-        self.record["stages"][self.stage] = round(now - self.began, 3)
-        self.stage, self.began, self.in_stage = stage, now, 0
-        self.save()
-        self.at("begins")
-
-    def save(self) -> None:
-        """Keep what was measured so far."""
-        whole = self.folder / f"rank-{self.rank}.json"
-        part = whole.with_suffix(".part")
-        part.write_text(json.dumps(self.record))
-        part.replace(whole)
-
-    def wrong(self, kind: str, default: str = "") -> bool:
-        """Whether a test wants this rank to do this wrong in this stage."""
-        return any(
-            kind == one and self.stage == (stage or default or self.stage)
-            for one, stage in self.faults
-        )
-
-    def _fail_on_purpose(self) -> None:
-        if self.wrong("die", "collectives"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.wrong("raise", "collectives"):
-            raise ValueError("perturbed: this rank was told to raise")
-        while self.wrong("hang", "collectives"):
-            time.sleep(1)
-
-
 def shared_folder(environment: dict[str, str]) -> Path:
     """The launcher's private directory; under torchrun one that its ranks agree on, private too."""
     if FOLDER in environment:
@@ -401,17 +235,6 @@ def shared_folder(environment: dict[str, str]) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise OSError(f"{folder}: not a private directory of ours; remove it")
     return folder
-
-
-def keep_time(seconds: float, leave: Callable[[], None]) -> None:
-    """End this process at its limit or at SIGTERM, whatever it hangs in; `leave` runs before."""
-
-    def wait() -> None:
-        signal.sigtimedwait({signal.SIGTERM}, seconds)
-        leave()
-        os._exit(STOPPED)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def prepare() -> tuple[argparse.Namespace, Trail, int, Callable[[], None]]:
@@ -431,7 +254,7 @@ def prepare() -> tuple[argparse.Namespace, Trail, int, Callable[[], None]]:
     # What torch._dynamo makes when it is loaded would stay in the user's temporary directory.
     own["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
     # One host: the loopback interface does, and the host's own name is not looked up for it.
-    own |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    own |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **RECORDER}
     for name, value in own.items():
         os.environ.setdefault(name, value)
     leading = threading.Lock()
@@ -445,41 +268,9 @@ def prepare() -> tuple[argparse.Namespace, Trail, int, Callable[[], None]]:
 
     trail = Trail(folder, rank, asked.perturb)
     sys.excepthook = functools.partial(fail, trail, leave)
-    keep_time(asked.limit, leave)
+    keep_time(trail, asked.limit, leave)
     trail.at("loads torch")
     return asked, trail, world, leave
-
-
-def fail(
-    trail: Trail,
-    leave: Callable[[], None],
-    kind: type[BaseException],
-    error: BaseException,
-    stack: TracebackType | None,
-) -> None:
-    """What an exception that ends this rank leads to, also one in loading torch."""
-    trail.record |= {"error": told(error), "others": of_others(error)}
-    trail.save()
-    traceback.print_exception(kind, error, stack)
-    leave()
-    # Not through the interpreter's end, where a broken process group may be waited for.
-    os._exit(1)
-
-
-def told(error: BaseException) -> str:
-    """An exception as bounded text, with the line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    at = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
-    return f"{type(error).__name__}: {str(error)[:MOST_TEXT]}{at}"
-
-
-def of_others(error: BaseException) -> bool:
-    """Whether an error says that another rank was lost or late, not that this one failed."""
-    if re.search(r"CUDA error|Cuda failure|[Uu]nhandled ?[Cc]uda", str(error)):
-        return False  # NCCL reports those of this GPU too
-    if any(one.__name__ == "DistError" for one in type(error).__mro__):
-        return True
-    return bool(re.search(r"[Gg]loo|NCCL|[Tt]imed out|[Cc]onnection (?:closed|reset)", str(error)))
 
 
 if __name__ == "__main__":
@@ -551,7 +342,7 @@ def stages(asked: argparse.Namespace, trail: Trail, world: int) -> None:
     trail.at("waits for all ranks", inside=True)
     store.wait([f"here-{other}" for other in range(world)], timedelta(seconds=asked.limit))
     trail.at("makes the process group", inside=True)
-    patience = timedelta(seconds=asked.patience)
+    patience = timedelta(seconds=asked.patience + (ABORT_S if cuda else 0))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
 
     trail.enter("collectives")
@@ -844,7 +635,9 @@ def largest(world: int) -> int:
     return max(last, *weights)
 
 
-def exact_gradients(trail: Trail, world: int, device: torch.device) -> Record:
+def exact_gradients(
+    trail: Trail, world: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Record:
     """Gradients of a ReLU network with small integer weights, under DDP and in this process alone.
 
     Every product and every partial sum is an integer below EXACT_BELOW, so each order of adding
@@ -856,12 +649,12 @@ def exact_gradients(trail: Trail, world: int, device: torch.device) -> Record:
     seeded = torch.Generator().manual_seed(SEED)
 
     def integers(*shape: int, generator: torch.Generator = seeded) -> Tensor:
-        return torch.randint(-1, 2, shape, generator=generator).float()
+        return torch.randint(-1, 2, shape, generator=generator).to(dtype)
 
     shapes = ((HIDDEN, INPUTS), (HIDDEN, HIDDEN), (OUTPUTS, HIDDEN))
     layers: list[nn.Module] = []
     for out, into in shapes:
-        layer = nn.Linear(into, out, bias=False)
+        layer = nn.Linear(into, out, bias=False, dtype=dtype)
         layer.weight.data.copy_(integers(out, into))
         layers += [layer, nn.ReLU()]
     alone = nn.Sequential(*layers[:-1]).to(device)
@@ -924,7 +717,7 @@ def exact_gradients(trail: Trail, world: int, device: torch.device) -> Record:
     return found | {
         "reference": digest(references),
         "largest": largest(world),
-        "exact_below": EXACT_BELOW,
+        "exact_below": EXACT_BELOW if dtype == torch.float32 else 2**53,
     }
 
 
@@ -1097,8 +890,13 @@ def loss_of(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
 
-def train(trail: Trail, world: int, device: torch.device, task: Task) -> Record:
-    """Gradients, training, digest of the parameters and speed of one model on this rank."""
+def train(
+    trail: Trail, world: int, device: torch.device, task: Task, *, beside_single: bool = True
+) -> Record:
+    """Gradients, training, digest of the parameters and speed of one model on this rank.
+
+    `beside_single`: one process works on everybody's data too, which of many ranks is too much.
+    """
     size = SIZES[device.type]
     torch.manual_seed(SEED)
     alone = task.model(size).to(device)
@@ -1114,12 +912,13 @@ def train(trail: Trail, world: int, device: torch.device, task: Task) -> Record:
             time.sleep(0.05)
 
     found: Record = {"parameters": sum(p.numel() for p in alone.parameters())}
-    shards = [(x[0], targets[0]) for x, targets in (data(who, 0, 1) for who in range(world))]
-    found["gradient"] = gradient_beside_single(trail, device, alone, together, shards)
-    samples = shards[0][1].numel() * world * task.positions
-    forward = task.sums(size)
-    # Last the sum over all samples that makes the gradient of a weight.
-    found["gradient"] |= {"sums": [*forward, *forward, samples], "ranks": world}
+    if beside_single:
+        shards = [(x[0], targets[0]) for x, targets in (data(who, 0, 1) for who in range(world))]
+        found["gradient"] = gradient_beside_single(trail, device, alone, together, shards)
+        samples = shards[0][1].numel() * world * task.positions
+        forward = task.sums(size)
+        # Last the sum over all samples that makes the gradient of a weight.
+        found["gradient"] |= {"sums": [*forward, *forward, samples], "ranks": world}
 
     x, targets = data(trail.rank, 1, size.steps)
     if trail.wrong("loss"):
