@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tests import broken, broken_bench, broken_gpu, broken_host
+from tests import broken, broken_gpu, broken_host
 from tests.broken import Case
 
 CASES: list[Case] = [
     *broken.CASES,
     *broken_gpu.CASES,
     *broken_host.CASES,
-    *broken_bench.CASES,
 ]
