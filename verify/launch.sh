@@ -1,6 +1,7 @@
 # Receives the bundle on a host, or checks the one that is there and runs it. POSIX sh with
 # coreutils, findutils, tar and gzip. verify/launch.py puts assignments in front:
-#   action      run; push; check (says which Python it would take, and runs nothing)
+#   action      run; push; check (says which Python it would take, and runs nothing); start, poll,
+#               stop (level deep, apart from whoever asks: verify/detached.py)
 #   id          the bundle's hash, and the name of its folder
 #   prefix      where bundles live, below bundle/
 #   privileged  yes: a user who did not become root keeps them in a cache of his own instead
@@ -182,6 +183,16 @@ run() {
     if [ "$code" != 0 ]; then say ended "$code"; fi
 }
 
+deep() {
+    check || return 0
+    cd "$bundles/$id" || return
+    export PYTHONDONTWRITEBYTECODE=1
+    printf '%s\n' "$request" |
+        timeout -k 3 "$limit" "$python" -I -S -B verify/detached.py "$action"
+    code=$?
+    if [ "$code" != 0 ]; then say ended "$code"; fi
+}
+
 main() {
     uid=$(id -u)
     if ! place; then
@@ -191,6 +202,7 @@ main() {
     case $action in
         run) run ;;
         push) push ;;
+        start | poll | stop) deep ;;
         check) if check; then say ready "$python $bundles/$id"; fi ;;
     esac
 }

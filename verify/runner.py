@@ -125,6 +125,24 @@ def ask(host: Host, question: Question, gates: _Gates) -> Answer:
         connection.close()
 
 
+def request_for(host: Host, user: str, question: Question, nonce: str) -> Request:
+    """What one host is asked; `user` is who logged in there."""
+    return Request(
+        nonce=nonce,
+        host=host.name,
+        level=question.level,
+        checks=question.checks,
+        expected=question.expected[host.name],
+        prefix=host.spec.prefix,
+        train_as=question.train_as or ("" if user == "root" else user),
+        env=question.env,
+        via=question.via,
+        minutes=question.minutes,
+        thresholds=dict(host.spec.thresholds),
+        accept_hardware=question.accept_hardware,
+    )
+
+
 def _reached(name: str, connection: Connection) -> Answer:
     """Whether a host runs a command at all."""
     try:
@@ -150,20 +168,7 @@ class _Visit:
     ) -> None:
         self.host, self.connection, self.question = host, connection, question
         self.gates, self.deadline = gates, deadline
-        self.request = Request(
-            nonce=launch.new_nonce(),
-            host=host.name,
-            level=question.level,
-            checks=question.checks,
-            expected=question.expected[host.name],
-            prefix=host.spec.prefix,
-            train_as=question.train_as or ("" if connection.user == "root" else connection.user),
-            env=question.env,
-            via=question.via,
-            minutes=question.minutes,
-            thresholds=dict(host.spec.thresholds),
-            accept_hardware=question.accept_hardware,
-        )
+        self.request = request_for(host, connection.user, question, launch.new_nonce())
         self.notes: list[str] = []
 
     def answer(self) -> Answer:

@@ -122,7 +122,7 @@ def whole_rounds(memory: Document) -> int:
     """Rounds of the memory test that had every pattern; the payload's own count is not believed
     beyond its patterns."""
     times = [memory["patterns"].get(kind, 0) // most for kind, most in KINDS.items()]
-    return min(memory["rounds"], *times)
+    return min(int(memory["rounds"]), *times)
 
 
 def sag(rates: list[list[float]]) -> tuple[float, float] | None:
