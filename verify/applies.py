@@ -261,6 +261,8 @@ def _idle(scene: Scene) -> Answer:
     busy = who(scene.report)
     if busy:
         return not_run(f"busy: {'; '.join(busy[:3])}; no load is put on a host in use")
+    if scene.asked["via"]:  # a job has the host to itself: the scheduler sees to it
+        return ASKED
     if not scene.report["holders"]["complete"]:
         error = scene.report["holders"]["error"]
         return not_run(f"who uses the GPUs could not be read: {error}; no load is put on it")

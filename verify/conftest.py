@@ -43,6 +43,7 @@ class Asked:
     measurements: list[dict[str, Any]] = field(default_factory=list)
     prints: list[dict[str, Any]] = field(default_factory=list)
     information: list[str] = field(default_factory=list)
+    document: str = ""
     not_asked: str = ""
     seconds: float = 0.0
 
@@ -173,6 +174,9 @@ def settle(asked: Asked, call: pytest.CallInfo[None]) -> None:
     if call.excinfo is not None:
         error = call.excinfo.value
         because = error.because if isinstance(error, NotRun) else ""
+        if isinstance(error, started.CannotStart):
+            _not_started(asked, error)
+            return
         if isinstance(error, NotRun | there.Unreachable):
             why = str(error)
         else:
@@ -180,6 +184,19 @@ def settle(asked: Asked, call: pytest.CallInfo[None]) -> None:
         asked.look.unknown(_NOBODY, what, why=why, because=because)
     elif call.when == "call" and not asked.look.observations:
         asked.look.unknown(_NOBODY, what, why="it looked at nothing")
+
+
+def _not_started(asked: Asked, error: started.CannotStart) -> None:
+    """Training could not be started: train.starts says it of a level; what goes by name does."""
+    what, again = "start of training", (error.again,) if error.again else ()
+    if asked.check.level in LEVELS:
+        asked.look.unknown(_NOBODY, what, why=str(error), because="train.starts")
+    elif error.verdict == "fail":
+        found, wanted = error.found, error.wanted
+        asked.look.at(_NOBODY, what, found=found, expected=wanted, held=False, evidence=again)
+    else:
+        hung = error.verdict == "hung"
+        asked.look.unknown(_NOBODY, what, why=str(error), hung=hung, evidence=again)
 
 
 def _lines(asked: Asked) -> list[str]:
@@ -266,15 +283,12 @@ def train(host: Any, scene: applies.Scene) -> Callable[..., dict[str, Any]]:
     """train(seconds, *command) -> what within.py says of a training command: every one is started
     here, as the user, in the environment and through the scheduler that was asked for.
 
-    Raises NotRun when it cannot be started so, with train.starts as the cause.
+    Raises started.CannotStart when it cannot be started so: the check did not run, and train.starts
+    is the cause.
     """
 
     def run(seconds: float, *command: str) -> dict[str, Any]:
-        try:
-            return there.train(host, scene, seconds, list(command))
-        except started.CannotStart as reason:
-            asked = applies.of_level("standard", scene.asked["level"])
-            raise NotRun(str(reason), because="train.starts" if asked else "") from None
+        return there.train(host, scene, seconds, list(command))
 
     return run
 
@@ -287,13 +301,20 @@ def measure(request: pytest.FixtureRequest) -> Callable[..., None]:
         name: str, unit: str, value: float, component: Component = _NOBODY, **conditions: object
     ) -> None:
         assert math.isfinite(value), f"{name} is {value}, which is no measurement"
+        # What was trained elsewhere than in our environment, or as a job, is another figure.
+        asked = _scene(request.node).asked
+        other = {key: asked[key] for key in ("env", "via") if asked[key]}
+        of_training = name.startswith(("train.", "bench.", "workload."))
         request.node.stash[ASKED].measurements.append(
             {
                 "name": name,
                 "unit": unit,
                 "value": float(value),
                 "component": component,
-                "conditions": {key: str(known) for key, known in conditions.items()},
+                "conditions": {
+                    **{key: str(known) for key, known in conditions.items()},
+                    **(other if of_training else {}),
+                },
             }
         )
 
@@ -318,6 +339,16 @@ def inform(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
     def record(text: str) -> None:
         request.node.stash[ASKED].information.append(said(text))
+
+    return record
+
+
+@pytest.fixture
+def hand_over(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """hand_over(text) gives the controller a document that only all hosts' together can judge."""
+
+    def record(text: str) -> None:
+        request.node.stash[ASKED].document = text
 
     return record
 

@@ -7,6 +7,7 @@ any other backend of testinfra it is pushed first, and only then is verify/bundl
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def request(level: str, expected: str | None) -> dict[str, Any]:
         "env": "",
         "via": "",
         "minutes": 0,
+        "rendezvous": None,
         "thresholds": (state or {}).get("thresholds") or {},
         "accept_hardware": False,
     }
@@ -189,15 +191,37 @@ def way(host: Any, asked: dict[str, Any], root: bool, me: str) -> started.Way:
     return started.way(root=root, me=me, asked=user, login=login, uid=uid, via=asked["via"])
 
 
+_refused: dict[str, started.CannotStart] = {}
+"""Why nothing can be started on a host: found out once, not by every check that trains."""
+
+
 def train(host: Any, scene: Scene, seconds: float, command: list[str]) -> dict[str, Any]:
     """What within.py says of a training command, started as asked, and `user`: whom it became, ""
     for who the checks run as. Raises started.CannotStart."""
+    name = host.backend.get_pytest_id()
+    if name in _refused:
+        raise _refused[name]
+    try:
+        return _train(host, scene, seconds, command)
+    except started.CannotStart as reason:
+        _refused[name] = reason
+        raise
+
+
+def _train(host: Any, scene: Scene, seconds: float, command: list[str]) -> dict[str, Any]:
     asked, mine = scene.asked, scene.report["host"]
     chosen = way(host, asked, mine["root"], mine["user"])
     if asked["env"]:
         command = [*started.activated(asked["env"]), *command]
-    options = started.arguments(chosen)
-    return {**within(host, asked["prefix"], seconds, *command, **options), "user": chosen.user}
+    if chosen.via:
+        where = ground(host, asked["prefix"])
+        name = f"gpufleet-{os.urandom(4).hex()}"
+        seconds, command = started.job(where.root, where.python, seconds, command, name)
+    said = within(host, asked["prefix"], seconds, *command, **started.arguments(chosen))
+    if said.get("refused"):
+        again = f"runuser -u {chosen.user} -- true"
+        raise started.CannotStart(str(said["err"])[:300], f"a session of {chosen.user}", again)
+    return {**(started.of_job(said) if chosen.via else said), "user": chosen.user}
 
 
 def environment_python(

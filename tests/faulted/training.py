@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.faulted.row import L40S, Row
 
 ROWS = [
+    Row("train.starts", "session-denied", L40S, 9, ("host",), level="standard"),
+    Row("train.limits", "limit:as=8000000", L40S, 10, ("host",), level="standard"),
     Row("train.ended", "train:die:1", L40S, 1, ("rank 1",), level="standard"),
     Row("train.ended", "train:hang:1", L40S, 2, ("rank 1",), "hung", level="standard"),
     Row("train.ended", "train:raise:1", L40S, 3, ("rank 1",), level="standard"),

@@ -4,8 +4,8 @@
 
 Prints one line `GPUFLEET {"schema": 1, "rc", "hung", "abandoned", "seconds", "out", "err",
 "stage"}` and ends 0 whatever the command came to: `rc` is its exit status (negative: the signal
-that ended it), null when it was stopped or never ran; `stage` is its last line `stage: ...` on
-standard error. The end of a long output is kept.
+that ended it), null when it was stopped or never ran (then `refused` is there too, and `err` says
+why); `stage` is its last line `stage: ...` on standard error. The end of a long output is kept.
 
 A process in uninterruptible sleep takes no signal, and whoever waits for it, or for the end of a
 pipe that it holds, waits as long. So the command gets a session of its own and files in memory for
@@ -455,7 +455,7 @@ def main(argv: list[str]) -> int:
         document = child.document()
     except Refused as reason:
         empty = {"rc": None, "hung": False, "abandoned": False, "seconds": 0.0, "out": ""}
-        document = {"schema": 1, **empty, "err": str(reason), "stage": ""}
+        document = {"schema": 1, **empty, "err": str(reason), "stage": "", "refused": True}
     finally:
         remove(user)
     print(line_of(document), flush=True)
