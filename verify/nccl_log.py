@@ -28,8 +28,9 @@ ALGORITHMS = ("tree", "ring", "collnet-direct", "collnet-chain", "nvls", "nvls-t
 PROTOCOLS = ("ll", "ll128", "simple")
 _WORDS = {name.replace("-", ""): name for name in ALGORITHMS}
 NVLS_FROM = 6
-"""GPUs from which NCCL runs large reductions in an NVSwitch of the third generation and newer: with
-fewer it may find a ring no slower (src/graph/tuning.cc; NVIDIA/nccl-tests issue 212: 8 GPUs)."""
+"""GPUs from which NCCL runs large all-reduces in NVSwitches of the third generation and newer: with
+2 and 4 H100 it takes a ring, with 6 and 8 NVLS (published logs of NCCL 2.29.2 and 2.30.7 with
+NCCL_DEBUG_SUBSYS=TUNING; NVIDIA/nccl-tests issue 212: 8 GPUs)."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,7 @@ def reductions(
         return Judged(None, None, what, why, "", "not-run", statement.settings[:6])
     largest = max(choices, key=lambda one: one.bytes)
     same = [one for one in choices if one.bytes == largest.bytes]
-    held = any(one.algorithm in ("nvls", "nvls-tree", "symmetric") for one in same)
+    held = any(_in_switches(one) for one in same)
     found = f"{largest.algorithm} with {largest.protocol} for {largest.bytes} bytes"
     reasons = list(statement.settings[:6])
     if statement.nvls is False:
@@ -261,6 +262,12 @@ def reductions(
     return Judged(
         None, None, what, found, wanted, "" if held else "degraded", () if held else tuple(reasons)
     )
+
+
+def _in_switches(choice: Choice) -> bool:
+    # Kernels on symmetric memory that use multicast have it in their names: RSxLDMC_AGxSTMC.
+    kernel = choice.algorithm == "symmetric" and "MC" in choice.protocol
+    return kernel or choice.algorithm in ("nvls", "nvls-tree")
 
 
 def _not_understood(line: str) -> Judged:
