@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests import around
 from tests.sim.profiles import describe
+from verify import thresholds
 from verify.applies import Scene, applies
 from verify.checks import Check, Look
 
@@ -29,14 +31,13 @@ def gpu(description: dict[str, Any], index: int) -> dict[str, Any]:
     """A healthy idle GPU as gpu_report.py tells it."""
     found = description["gpus"][index]
     major, minor = found["compute"]
-    ampere, switched = major >= 8, bool(description["switched"])
+    ampere, switched, name = major >= 8, bool(description["switched"]), found["name"]
     return {
         "index": index,
         "slot": found["slot"],
         "name": found["name"],
         "uuid": found["uuid"],
         "serial": found["serial"],
-        "vbios": "96.00.A5.00.01",
         "cc": [major, minor],
         "memory_mib": found["memory_mib"],
         "persistence": True,
@@ -45,21 +46,57 @@ def gpu(description: dict[str, Any], index: int) -> dict[str, Any]:
         if ampere
         else None,
         "retired": None if ampere else {"pending": False, "single_bit": 0, "double_bit": 0},
-        "sram_threshold_exceeded": False if ampere else None,
+        "sram": {"threshold_exceeded": False, "uncorrected_ever": 0} if ampere else None,
         "recovery_action": 0,
-        "pcie": {"gen": 1, "gen_max": 5, "width": 16, "width_max": 16, "replays": 0},
+        "pcie": {
+            "gen": 1,
+            "gen_max": found["pcie_gen"],
+            "gen_gpu": found["pcie_gen"],
+            "width": 16,
+            "width_max": 16,
+            "replays": 0,
+        },
+        "bus": {
+            "aer": {"correctable": {}, "nonfatal": {}, "fatal": {}},
+            "gen_max": found["pcie_gen"],
+            "port_gen_max": None,
+        },
         "mig": False if (major, minor) in ((8, 0), (9, 0)) else None,
         "compute_mode": 0,
-        "fabric": {"state": 3, "status": 0} if switched else None,
-        "nvlinks": None,
-        "temperature": 32,
-        "power_w": 70.0,
-        "clocks_event_reasons": 1,
+        "fabric": {"state": 3, "status": 0, "health": 0x1AA, "summary": 1} if switched else None,
+        "nvlinks": links(18 if switched else 6) if "HBM3" in name or "SXM" in name else None,
+        "heat": {
+            "gpu": 32,
+            "slowdown": 87,
+            "shutdown": 92,
+            "memory": 38 if (major, minor) != (8, 9) else None,
+            "memory_max": 95 if (major, minor) != (8, 9) else None,
+        },
+        "power": {
+            "draw": 70.0,
+            "enforced": 700.0,
+            "default": 700.0,
+            "held_by_power_ns": 0,
+            "held_by_heat_ns": 0,
+        },
+        "clocks": {"reasons": 1, "supported": 0x1FF, "sm_mhz": 345, "memory_mhz": 2619},
+        "memory": {"used_mib": 4, "reserved_mib": 560, "total_mib": found["memory_mib"]},
+        "board": {"vbios": "96.00.A5.00.01", "gsp": DRIVER, "board_part": "692-2G520-0200-000"},
+        "physics": {"sm_clock_max_mhz": 1980, "memory_clock_max_mhz": 2619, "cores": 16896},
         "processes": [],
         "lost": False,
         "errors": {},
         "unsupported": [],
     }
+
+
+def links(count: int) -> dict[str, Any]:
+    """Healthy NVLinks of a GPU."""
+    errors: dict[str, dict[str, int]] = {
+        name: {} for name in ("replay", "recovery", "crc_flit", "crc_data")
+    }
+    end = "switch" if count == 18 else "gpu"
+    return {"count": count, "up": count, "down": [], "to": [end], "errors": errors}
 
 
 def report(hardware: str) -> dict[str, Any]:
@@ -81,7 +118,9 @@ def report(hardware: str) -> dict[str, Any]:
             "root": True,
             "simulated": True,
             "time": "2026-11-22T12:00:00Z",
+            "virtual": False,
         },
+        **around.report(hardware, [one["slot"] for one in gpus]),
         "pci": {
             "gpus": [
                 {
@@ -106,7 +145,7 @@ def report(hardware: str) -> dict[str, Any]:
             "error": "",
         },
         "kernel": {"running": KERNEL, "next": KERNEL, "reboot_required": [], "error": ""},
-        "log": {"source": "journalctl -k", "readable": True, "error": "", "xids": []},
+        "log": {"source": "journalctl -k", "readable": True, "error": "", "xids": [], "sxids": []},
         "nvml": {
             "state": "ok" if gpus else "absent",
             "seconds": 0.1,
@@ -115,6 +154,7 @@ def report(hardware: str) -> dict[str, Any]:
             "driver": DRIVER,
             "cuda": "13.0",
             "count": len(gpus),
+            "uptime_s": 36000.0,
             "gpus": gpus,
         },
         "torch": {
@@ -141,13 +181,15 @@ def report(hardware: str) -> dict[str, Any]:
         },
         "pip": {"state": "ok", "problems": [], "error": ""},
         "dcgm": {"installed": bool(gpus), "running": bool(gpus), "error": ""},
-        "holders": {"complete": True, "processes": [], "jobs": [], "error": ""},
+        "holders": {"complete": True, "processes": [], "jobs": [], "slurm": False, "error": ""},
         "self_name": {"name": "h1", "addresses": ["10.77.0.11"], "error": ""},
         "disks": [
             {
                 "path": path,
                 "total_mib": 500_000,
                 "free_mib": 400_000,
+                "inodes": 30_000_000,
+                "free_inodes": 29_000_000,
                 "readonly": False,
                 "error": "",
             }
@@ -177,6 +219,8 @@ def expected(hardware: str) -> dict[str, Any]:
         "packages": packages if gpus else {},
         "services": services if gpus else [],
         "prefix": PREFIX,
+        "mounts": ["/data", "/home"],
+        "network_ports": 8 if hardware == "hgx-h100" else None,
         "library_path": False,
         "environment": {
             "id": "0123456789ab",
@@ -193,7 +237,8 @@ def record(hardware: str) -> dict[str, Any]:
     """The record of this host's last good run."""
     names = ("name", "uuid", "serial", "slot")
     gpus = [{name: one[name] for name in names} for one in report(hardware)["nvml"]["gpus"]]
-    return {"schema": 1, "time": "2026-11-21T12:00:00Z", "stack": "6c3fac5c0937", "gpus": gpus}
+    known = {"schema": 1, "time": "2026-11-21T12:00:00Z", "stack": "6c3fac5c0937", "gpus": gpus}
+    return known | around.record(hardware)
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -210,6 +255,7 @@ def request(**changes: Any) -> dict[str, Any]:
         "env": "",
         "via": "",
         "minutes": 0,
+        "rendezvous": None,
         "thresholds": {},
         "accept_hardware": False,
     }
@@ -350,6 +396,8 @@ def ask(check: Callable[..., None], of: Scene, there: Host | None = None) -> Loo
         "asked": of.asked,
         "host": there if there is not None else host(of),
         "look": look,
+        "threshold": lambda name: thresholds.value(name, of.asked["thresholds"]),
+        "inform": lambda text: None,
     }
     names = check.__code__.co_varnames[: check.__code__.co_argcount]
     check(**{name: fixtures[name] for name in names})

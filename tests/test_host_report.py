@@ -302,14 +302,14 @@ def test_holders_are_complete_only_when_jobs_could_be_asked() -> None:
 # ---- the whole -----------------------------------------------------------------------------------
 
 
-def whole(env: str | None, **limits: float) -> dict[str, Any]:
+def whole(env: str | None, mounts: tuple[str, ...] = (), **limits: float) -> dict[str, Any]:
     """A report of this machine, in a process of its own, with shorter limits."""
     script = (
         "import sys; from verify.payload import host_report\n"
         + "".join(f"host_report.{name} = {value}\n" for name, value in limits.items())
         + "sys.exit(host_report.main([sys.argv[1]]))\n"
     )
-    asked = json.dumps({"prefix": "/opt/gpufleet", "env": env})
+    asked = json.dumps({"prefix": "/opt/gpufleet", "env": env, "mounts": mounts})
     done = subprocess.run(
         [sys.executable, "-c", script, asked],
         capture_output=True,
@@ -343,13 +343,37 @@ def test_every_part_is_always_there() -> None:
     found = whole(None)
     assert set(found) == {
         *("schema", "host", "pci", "modules", "kernel", "log", "nvml", "torch", "pip", "holders"),
-        *("self_name", "disks", "seconds"),
+        *("self_name", "disks", "seconds", "mounts", "network", "clock", "processors"),
+        *("memory_errors", "stuck", "iommu", "kernel_lines"),
     }
     assert found["schema"] == 1
     assert (found["torch"]["state"], found["pip"]["state"]) == ("absent", "absent")
     assert [one["path"] for one in found["disks"]] == ["/", "/tmp", "/var/lib", "/opt/gpufleet"]
     assert all(one["total_mib"] > 0 for one in found["disks"])
     assert found["host"]["kernel"] == os.uname().release
+
+
+def test_a_mount_that_hangs_costs_its_own_part(tmp_path: Path) -> None:
+    """Each has its own process and its own time; the same one twice is asked once."""
+    script = (
+        "from verify.payload import host_report, mount_parts\n"
+        "real = mount_parts.mount\n"
+        "def mount(path):\n"
+        "    if path == '/hangs':\n"
+        "        import sys, time\n"
+        "        print('stage: statvfs /hangs', file=sys.stderr, flush=True); time.sleep(60)\n"
+        "    return real(path)\n"
+        "mount_parts.mount, host_report.PART_S = mount, 0.6\n"
+        "import json; host_report.main([json.dumps({'prefix': '/opt/gpufleet', 'env': None,"
+        " 'mounts': ['/hangs', '/proc', '/hangs', '/nowhere']})])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=paths.REPOSITORY
+    )
+    found = json.loads(done.stdout.removeprefix(within.MARK))
+    shown = [(one["path"], one["mounted"], one["hung"]) for one in found["mounts"]]
+    assert shown == [("/hangs", None, True), ("/proc", True, False), ("/nowhere", False, False)]
+    assert found["mounts"][0]["error"] == "no answer after 0.6 s at: statvfs /hangs"
 
 
 def test_an_environment_that_hangs_costs_its_own_part(public: Path) -> None:
@@ -415,7 +439,7 @@ def test_a_part_that_breaks_says_so() -> None:
         "def loud(*_):\n    print('x')\n    return [1]\n"
         "host_parts.pci, kernels.kernel, host_parts.disk = broken, endless, loud\n"
         "host_report.PART_S = 0.5\n"
-        "import json; print(json.dumps(host_report.report('/opt/gpufleet', None)))\n"
+        "import json; print(json.dumps(host_report.report('/opt/gpufleet', None, [])))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=paths.REPOSITORY
@@ -432,7 +456,11 @@ def test_a_part_that_breaks_says_so() -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    ["", "{}", "[]", '{"prefix": 1, "env": null}', '{"prefix": "/x", "env": "relative"}'],
+    [
+        *("", "{}", "[]", '{"prefix": 1, "env": null}', '{"prefix": "/x", "env": "relative"}'),
+        *('{"prefix": "/x", "env": null, "mounts": "/data"}',),
+        *('{"prefix": "/x", "env": null, "mounts": ["data"]}',),
+    ],
 )
 def test_wrong_arguments(argument: str) -> None:
     done = subprocess.run([sys.executable, SCRIPT, argument], capture_output=True, text=True)

@@ -159,6 +159,70 @@ def _mig(scene: Scene) -> Answer:
     return _some(scene, "mig", "no GPU here can be partitioned")
 
 
+def told_of(gpu: dict[str, Any], path: str) -> Any:
+    """A value of a GPU by its dotted path, as heat.gpu; None when there is none."""
+    name, _, rest = path.partition(".")
+    whole = gpu[name]
+    return whole.get(rest) if rest and whole is not None else whole
+
+
+def _told(path: str, without: str) -> Callable[[Scene], Answer]:
+    """Some GPU tells the value, or cannot be read; else the question makes no sense."""
+
+    def answer(scene: Scene) -> Answer:
+        nvml = _nvml(scene)
+        if nvml != ASKED:
+            return nvml
+        for gpu in scene.report["nvml"]["gpus"]:
+            failed = gpu["lost"] or {path, path.partition(".")[0]} & gpu["errors"].keys()
+            if failed or told_of(gpu, path) is not None:
+                return ASKED
+        return not_asked(without)
+
+    return answer
+
+
+def _memory(scene: Scene) -> Answer:
+    gpus = scene.report["nvml"]["gpus"]
+    if gpus and all(gpu["mig"] for gpu in gpus):
+        return not_asked("every GPU is partitioned: NVML counts memory per slice")
+    return _told("memory.used_mib", "this driver does not tell its own memory from programs'")(
+        scene
+    )
+
+
+def _pcie_errors(scene: Scene) -> Answer:
+    nvml = _nvml(scene)
+    if nvml != ASKED:
+        return nvml
+    if any((gpu["bus"] or {}).get("aer") for gpu in scene.report["nvml"]["gpus"]):
+        return ASKED
+    without = "neither the kernel nor NVML counts errors of these links"
+    return _told("pcie.replays", without)(scene)
+
+
+def _nvlink_errors(scene: Scene) -> Answer:
+    links = _told("nvlinks", "no GPU here has NVLinks")(scene)
+    if links != ASKED:
+        return links
+    for gpu in scene.report["nvml"]["gpus"]:
+        counters = (gpu["nvlinks"] or {}).get("errors", {}).values()
+        if gpu["lost"] or gpu["errors"] or any(one is not None for one in counters):
+            return ASKED
+    return not_asked("NVML counts no errors of these links")
+
+
+def _fabric_health(scene: Scene) -> Answer:
+    switches = _nvswitches(scene)
+    if switches.kind == "not-asked" and any(
+        (gpu["fabric"] or {}).get("state") == COMPLETED for gpu in scene.report["nvml"]["gpus"]
+    ):
+        switches = ASKED  # racks have their switches elsewhere
+    if switches != ASKED:
+        return switches
+    return _told("fabric.health", "this driver does not tell the health of the fabric")(scene)
+
+
 def _persistence(scene: Scene) -> Answer:
     if (scene.expected or {}).get("persistence") is False:
         return not_asked("the inventory leaves it as it is (persistence = False)")
@@ -173,7 +237,85 @@ def _record(scene: Scene) -> Answer:
     return ASKED
 
 
+# ---- the host around its GPUs
+
+
+def _network(scene: Scene) -> Answer:
+    network = scene.report["network"]
+    wanted = (scene.expected or {}).get("network_ports")
+    if network["ports"] or wanted or (scene.record or {}).get("ports"):
+        return ASKED
+    if network["error"]:
+        return not_run(f"network ports could not be read: {network['error']}")
+    return not_asked("no InfiniBand, RoCE or EFA port is here, and none is expected")
+
+
+def _links(scene: Scene) -> Answer:
+    network = scene.report["network"]
+    if network["error"]:
+        return not_run(f"network ports could not be read: {network['error']}")
+    if all(one["driver"] == "efa" for one in network["ports"]):
+        return not_asked("no port here counts losses of its link (EFA does not)")
+    return ASKED
+
+
+def _gpudirect(scene: Scene) -> Answer:
+    """GeForce boards give no other device their memory (NVIDIA, GPUDirect RDMA: data center and
+    workstation GPUs); EFA's driver brings its own way."""
+    gpus, ports = scene.report["nvml"]["gpus"], scene.report["network"]["ports"]
+    if not scene.report["pci"]["gpus"] and not scene.report["pci"]["error"]:
+        return not_asked("no NVIDIA GPU is on the PCI bus")
+    if gpus and all("GeForce" in (one["name"] or "") for one in gpus):
+        return not_asked("GeForce GPUs know no GPUDirect RDMA")
+    if ports and all(one["driver"] == "efa" for one in ports):
+        return not_asked("EFA's driver has its own way to the GPUs' memory")
+    return ASKED
+
+
+def _peers(scene: Scene) -> Answer:
+    pci = scene.report["pci"]
+    if pci["error"] or len(pci["gpus"]) > 1 or scene.report["network"]["ports"]:
+        return ASKED
+    return not_asked("there is no other device that the GPU could exchange data with directly")
+
+
+def _bare_metal(scene: Scene) -> Answer:
+    virtual = scene.report["host"]["virtual"]
+    if virtual is None:
+        return not_run("whether this is a virtual machine could not be told")
+    if virtual:
+        return not_asked("a virtual machine: what is above its GPUs is the hypervisor's")
+    return ASKED
+
+
+def _cpufreq(scene: Scene) -> Answer:
+    processors = scene.report["processors"]
+    if processors["governors"]:
+        return ASKED
+    if processors["error"]:
+        return not_run(f"processors could not be read: {processors['error']}")
+    return not_asked("this kernel does not set the processors' frequency (no cpufreq)")
+
+
+def _hardware_record(scene: Scene) -> Answer:
+    recorded = _record(scene)
+    if recorded != ASKED:
+        return recorded
+    if not (scene.record or {}).get("host"):
+        return not_asked("the last good run did not record memory and processors; the next will")
+    return ASKED
+
+
 # ---- expected state
+
+
+def _mounts(scene: Scene) -> Answer:
+    expected = _expected(scene)
+    if expected != ASKED:
+        return expected
+    if (scene.expected or {}).get("mounts"):
+        return ASKED
+    return not_asked("the inventory names no mount points that jobs need (`mounts`)")
 
 
 def _expected(scene: Scene) -> Answer:
@@ -280,6 +422,12 @@ def _dcgm(scene: Scene) -> Answer:
     return _nvml(scene)
 
 
+def _rendezvous(scene: Scene) -> Answer:
+    if scene.asked["rendezvous"] is not None:
+        return ASKED
+    return not_asked("this host takes no part in this test across hosts")
+
+
 def who(report: dict[str, Any]) -> list[str]:
     """Who uses the GPUs of a host, one line each: Slurm's jobs, then processes."""
     lines = [f"job {job['id']} of {job['user']}" for job in report["holders"]["jobs"]]
@@ -297,6 +445,7 @@ def who(report: dict[str, Any]) -> list[str]:
 
 
 NEEDS: dict[str, Callable[[Scene], Answer]] = {
+    "rendezvous": _rendezvous,
     "gpus": _gpus,
     "driver": _driver,
     "nvml": _nvml,
@@ -305,6 +454,18 @@ NEEDS: dict[str, Callable[[Scene], Answer]] = {
     "remap": _remap,
     "retired": _retired,
     "mig": _mig,
+    "sram": _told("sram", "no GPU here tells the errors of its caches (Ampere and newer do)"),
+    "recovery": _told("recovery_action", "this driver tells no action (570 and newer do)"),
+    "clocks": _told("clocks.reasons", "no GPU here tells why its clocks are low"),
+    "heat": _told("heat.slowdown", "no GPU here tells from which temperature on it slows down"),
+    "power": _told("power.enforced", "no GPU here has a limit of power"),
+    "pcie-gen": _told("pcie.gen_max", "no GPU here tells the generation of its link"),
+    "pcie-errors": _pcie_errors,
+    "nvlinks": _told("nvlinks", "no GPU here has NVLinks"),
+    "nvlink-errors": _nvlink_errors,
+    "compute-mode": _told("compute_mode", "no GPU here has a compute mode"),
+    "memory": _memory,
+    "fabric-health": _fabric_health,
     "persistence": _persistence,
     "record": _record,
     "expected": _expected,
@@ -317,5 +478,13 @@ NEEDS: dict[str, Callable[[Scene], Answer]] = {
     "cuda-build": _cuda_build,
     "idle": _idle,
     "dcgm": _dcgm,
+    "network": _network,
+    "links": _links,
+    "gpudirect": _gpudirect,
+    "peers": _peers,
+    "bare-metal": _bare_metal,
+    "cpufreq": _cpufreq,
+    "hardware-record": _hardware_record,
+    "mounts": _mounts,
 }
 """What a check may need: name -> whether it is there, and why not."""

@@ -29,6 +29,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "env": str,
     "via": str,
     "minutes": int,
+    "rendezvous": (dict, type(None)),
     "thresholds": dict,
     "accept_hardware": bool,
 }
@@ -125,6 +126,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     document = result(request, scene, collector.results)
     document.update(started=started, seconds=round(time.monotonic() - begun, 3))
     _remember(document, scene, request)
+    _offer(document, request)
     return document
 
 
@@ -143,8 +145,12 @@ def result(request: dict[str, Any], scene: Any, results: list[Any]) -> dict[str,
     from verify.applies import who
     from verify.checks import said
 
+    from verify import past
+
     report, expected = scene.report, scene.expected
     host = report["host"]
+    gpus = [_identity(gpu, scene) for gpu in report["nvml"]["gpus"]]
+    before, past_fault = past.kept(gpus, request["prefix"]) if _whole(request) else (None, "")
     return {
         "schema": 1,
         "nonce": request["nonce"],
@@ -160,7 +166,7 @@ def result(request: dict[str, Any], scene: Any, results: list[Any]) -> dict[str,
         "simulated": bool(host["simulated"]),
         "expected_from": scene.expected_from,
         "stack": expected["stack"] if expected else "",
-        "gpus": [_identity(gpu, scene) for gpu in report["nvml"]["gpus"]],
+        "gpus": gpus,
         "busy": [said(line) for line in who(report)[:200]],
         "checks": [_checked(one) for one in results if not one.not_asked],
         "not_asked": [
@@ -172,11 +178,15 @@ def result(request: dict[str, Any], scene: Any, results: list[Any]) -> dict[str,
             for figure in one.measurements
         ],
         "information": [line for one in results for line in one.information][:50],
+        "document": next((one.document for one in results if one.document), ""),
         "prints": [
             {**known, "component": _bounded(asdict(known["component"]))}
             for one in results
             for known in one.prints
         ],
+        "software": past.software(report, gpus),
+        "past": before,
+        "past_fault": past_fault,
     }
 
 
@@ -254,10 +264,36 @@ def _remember(document: dict[str, Any], scene: Any, request: dict[str, Any]) -> 
     if not good_run(document, request["accept_hardware"]):
         return
     record = own.new_record(document["gpus"], document["started"], document["stack"])
+    record |= own.around(
+        scene.report,
+        scene.record,
+        {one["id"]: one["verdict"] for one in document["checks"]},
+        {one["id"] for one in document["not_asked"]},
+        request["accept_hardware"],
+    )
     try:
         own.keep_record(record, request["prefix"])
     except OSError as error:
         print(f"the GPUs of this good run could not be recorded: {error}", file=sys.stderr)
+
+
+def _whole(request: dict[str, Any]) -> bool:
+    """A run that measures the host's own environment, and leaves no check of its level out."""
+    from verify.checks import LEVELS
+
+    return request["level"] in LEVELS[1:] and not request["checks"] and not request["env"]
+
+
+def _offer(document: dict[str, Any], request: dict[str, Any]) -> None:
+    """Leave the figures of a whole run for the controller to call good."""
+    from verify import past
+
+    if not _whole(request) or not document["measurements"]:
+        return
+    try:
+        past.offer(document, request["prefix"])
+    except (OSError, ValueError) as error:
+        print(f"the figures of this run could not be left: {error}", file=sys.stderr)
 
 
 def _now() -> str:

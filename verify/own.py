@@ -36,6 +36,8 @@ _FORM: dict[str, tuple[type, ...]] = {
     "services": (list,),
     "prefix": (str,),
     "environment": (dict, _OPTIONAL),
+    "mounts": (list, _OPTIONAL),
+    "network_ports": (int, _OPTIONAL),
 }
 _TEXTS = {
     "driver": ("branch", "version", "flavour"),
@@ -89,6 +91,9 @@ def faults(state: dict[str, Any]) -> list[str]:
     services = state.get("services")
     if isinstance(services, list) and not all(_text(value) for value in services):
         found.append("services are no names")
+    mounts = state.get("mounts") or []
+    if isinstance(mounts, list) and not all(_text(one) and one.startswith("/") for one in mounts):
+        found.append("mounts are no absolute paths")
     return found
 
 
@@ -145,7 +150,8 @@ def own_record(host: Any, prefix: str) -> dict[str, Any] | None:
         if found is None:
             continue
         gpus = found.get("gpus")
-        if found.get("schema") != SCHEMA or not isinstance(gpus, list) or not all(map(_gpu, gpus)):
+        good = isinstance(gpus, list) and all(map(_gpu, gpus)) and _around(found)
+        if found.get("schema") != SCHEMA or not good:
             raise Unusable(f"{path} is no record of form {SCHEMA}")
         return found
     return None
@@ -153,6 +159,54 @@ def own_record(host: Any, prefix: str) -> dict[str, Any] | None:
 
 def _gpu(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in _GPU_TEXTS)
+
+
+def _around(record: dict[str, Any]) -> bool:
+    """What stands around the GPUs, where it was recorded, has its form."""
+    host, ports = record.get("host"), record.get("ports") or []
+    counts = [host.get(name) for name in ("cpus", "memory_mib")] if isinstance(host, dict) else []
+    if host is not None and [type(one) for one in counts] != [int, int]:
+        return False
+    return isinstance(ports, list) and all(
+        isinstance(one, dict)
+        and all(isinstance(one.get(name), str) for name in ("device", "port"))
+        and isinstance(one.get("rate_gbs"), int | float | None)
+        for one in ports
+    )
+
+
+def around(
+    report: dict[str, Any],
+    before: dict[str, Any] | None,
+    verdicts: dict[str, str],
+    not_asked: set[str],
+    accept: bool,
+) -> dict[str, Any]:
+    """The host around its GPUs as its record keeps it: the ports that are up, memory, processors.
+
+    What was not looked at, or did not hold, stays as it was recorded, unless it is accepted as it
+    is now; a gain is taken over, a loss within what is tolerated is not, lest it adds up.
+    """
+    kept = before or {}
+    found: dict[str, Any] = {"host": kept.get("host"), "ports": kept.get("ports")}
+    if accept or verdicts.get("network.ports") == "pass" or "network.ports" in not_asked:
+        names = ("device", "port", "link_layer", "rate_gbs")
+        found["ports"] = [
+            {name: port[name] for name in names}
+            for port in report["network"]["ports"]
+            if port["state"] == "ACTIVE"
+        ]
+    now = {name: report["processors"][key] for name, key in _COUNTS.items()}
+    if None not in now.values():
+        if accept or found["host"] is None:
+            found["host"] = now
+        else:
+            found["host"] = {name: max(now[name], found["host"][name]) for name in now}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+_COUNTS = {"cpus": "count", "memory_mib": "memory_mib"}
+"""Name in the record -> name in the report."""
 
 
 def new_record(gpus: list[dict[str, Any]], time: str, stack: str) -> dict[str, Any]:

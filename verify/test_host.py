@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from verify.applies import Scene
 from verify.checks import HOST, Component, Look, check, said
 
-LEAST_FREE_MIB = {"/": 512, "/tmp": 256, "/var/lib": 256}
-"""Free space below which what runs on a host fails: checkpoints' and compilers' temporary files,
-the package manager, the journal. Ours; peers take 80 to 95 % of the size (research: verification
-1.1), which on disks of terabytes says nothing."""
-LEAST_FREE_AT_PREFIX_MIB = 64
-"""An environment is in place already and grows no more; room for one more record."""
-SCARCE = 4
-"""Below this many times the least it is said before it fails."""
+LEAST_FREE = {"/": "disk.root-mib", "/tmp": "disk.tmp-mib", "/var/lib": "disk.var-mib"}
+"""Place -> the threshold of its free space."""
+LEAST_FREE_AT_PREFIX = "disk.prefix-mib"
 
 
 @check(
@@ -38,35 +34,80 @@ def test_self_name(report: dict[str, Any], look: Look) -> None:
 @check(
     "host.disk",
     component="disk",
-    source="verify/test_host.py LEAST_FREE_MIB, research: verification 1.1",
+    source="verify/thresholds.py, disk.*; research: verification 1.1",
     fault="tmp-full",
 )
-def test_disk(report: dict[str, Any], asked: dict[str, Any], look: Look) -> None:
-    """There is free space where it is needed, and nothing is read-only."""
+def test_disk(report: dict[str, Any], threshold: Callable[[str], float], look: Look) -> None:
+    """There is free space where it is needed, also for more files, and nothing is read-only."""
     for disk in report["disks"]:
         component = Component(kind="disk", name=disk["path"])
         if disk["free_mib"] is None or disk["readonly"] is None:
             look.unknown(component, "free space", why=disk["error"] or "it could not be read")
             continue
-        least = LEAST_FREE_MIB.get(disk["path"], LEAST_FREE_AT_PREFIX_MIB)
         if disk["readonly"]:
             look.at(component, "filesystem", found="read-only", expected="writable")
             continue
-        found, wanted = f"{disk['free_mib']} MiB", f"at least {least} MiB"
-        if look.at(
+        least = threshold(LEAST_FREE.get(disk["path"], LEAST_FREE_AT_PREFIX))
+        scarce = threshold("disk.scarce")
+        _free(component, "free space", disk["free_mib"], " MiB", least, scarce, look)
+        if disk["inodes"]:  # a filesystem that makes them as it needs them has none to count
+            least = min(threshold("disk.inodes"), disk["inodes"] / (2 * scarce))
+            _free(component, "free inodes", disk["free_inodes"], "", least, scarce, look)
+
+
+def _free(
+    component: Component, what: str, found: int, unit: str, least: float, scarce: float, look: Look
+) -> None:
+    """Enough, and with some to spare."""
+    if look.at(
+        component,
+        what,
+        found=f"{found}{unit}",
+        expected=f"at least {least:g}{unit}",
+        held=found >= least,
+    ):
+        look.at(
             component,
-            "free space",
-            found=found,
-            expected=wanted,
-            held=disk["free_mib"] >= least,
-        ):
+            f"{what}, with some to spare",
+            found=f"{found}{unit}",
+            expected=f"at least {scarce * least:g}{unit}",
+            held=found >= scarce * least,
+            verdict="degraded",
+        )
+
+
+@check(
+    "host.mounts",
+    component="disk",
+    needs=("mounts",),
+    action="drain",
+    source="GCM, gpud: filesystems that jobs need (research: verification 1.1); mounts are among "
+    "the commonest causes of failed jobs (performance-reliability C.7)",
+    fault="mount-gone",
+)
+def test_mounts(report: dict[str, Any], look: Look) -> None:
+    """Every filesystem that jobs need is mounted, answers, and can be written to."""
+    for mount in report["mounts"]:
+        component = Component(kind="disk", name=mount["path"])
+        if mount["hung"]:
+            look.unknown(component, "filesystem", why=mount["error"], hung=True)
+        elif mount["mounted"] is None:
+            look.unknown(component, "filesystem", why=mount["error"] or "it could not be asked")
+        elif not mount["mounted"] or mount["error"]:
             look.at(
                 component,
-                "free space, with some to spare",
-                found=found,
-                expected=f"at least {SCARCE * least} MiB",
-                held=disk["free_mib"] >= SCARCE * least,
-                verdict="degraded",
+                "filesystem",
+                found=mount["error"] or "nothing is mounted there",
+                expected="mounted and answering, as the inventory's `mounts` says",
+            )
+        else:
+            look.at(
+                component,
+                "filesystem",
+                found=f"{mount['type']} from {mount['source']}, "
+                + ("read-only" if mount["readonly"] else "writable"),
+                expected="mounted and writable",
+                held=not mount["readonly"],
             )
 
 

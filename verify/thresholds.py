@@ -19,8 +19,106 @@ class Threshold:
     source: str
 
 
+_DISK = "ours: journals, packages, checkpoints' and compilers' temporary files; peers take 80 to \
+95 % of the size (research: verification 1.1), which on disks of terabytes says nothing"
+
 THRESHOLDS: dict[str, Threshold] = {
-    "disk.root-mib": Threshold(512, "MiB", "least free space at /", "ours: journals, packages"),
+    "gpu.sram-uncorrected": Threshold(
+        4,
+        "errors",
+        "uncorrectable errors of a GPU's caches over its life that are no reason to replace it",
+        "ml-engineering, compute/accelerator/nvidia/debug.md: RMA above 4 (research: 1.4)",
+    ),
+    "gpu.remapped-rows": Threshold(
+        512,
+        "rows",
+        "rows remapped for uncorrectable errors up to which spares do not run out",
+        "Azure NHC and OCI take a GPU out above it; an A100 has 640 spare rows (research: 1.4)",
+    ),
+    "gpu.retired-pages": Threshold(
+        62,
+        "pages",
+        "retired pages from which on a board before Ampere is replaced",
+        "Azure NHC; 64 is all that its InfoROM can note (research: verification 1.4)",
+    ),
+    "gpu.margin-c": Threshold(
+        3,
+        "C",
+        "least distance of a GPU's temperature from the one at which it slows itself down",
+        "ours: its slowdown begins there by itself, and a sensor moves by a degree or two",
+    ),
+    "gpu.pcie-replays-per-minute": Threshold(
+        8,
+        "1/min",
+        "packets that a PCIe link may have to send again, on average since boot",
+        "NVIDIA/DCGM, dcgm_gpu_hardware_limits.h: 8 per minute, the driver makers' own figure",
+    ),
+    "gpu.nvlink-replays": Threshold(
+        0,
+        "replays",
+        "replays of one NVLink since the driver was loaded",
+        "NVIDIA/DCGM, DcgmHealthWatch MonitorNVLink4Fields: one fails; research: 1.7 (0)",
+    ),
+    "gpu.nvlink-recoveries": Threshold(
+        0,
+        "recoveries",
+        "recoveries of one NVLink since the driver was loaded",
+        "NVIDIA/DCGM, DcgmHealthWatch MonitorNVLink4Fields: one fails; research: 1.7 (0)",
+    ),
+    "gpu.nvlink-crc-per-second": Threshold(
+        100,
+        "1/s",
+        "packets of one NVLink with a wrong checksum, on average since boot",
+        "NVIDIA/DCGM, dcgm_gpu_hardware_limits.h: they only matter from 100 a second on",
+    ),
+    "gpu.leaked-mib": Threshold(
+        15,
+        "MiB",
+        "memory of a GPU that may be in use while no process is on it",
+        "Meta GCM (research: verification 1.3); the driver's own reserve is not counted",
+    ),
+    "disk.root-mib": Threshold(512, "MiB", "least free space at /", _DISK),
+    "disk.tmp-mib": Threshold(256, "MiB", "least free space at /tmp", _DISK),
+    "disk.var-mib": Threshold(256, "MiB", "least free space at /var/lib", _DISK),
+    "disk.prefix-mib": Threshold(
+        64,
+        "MiB",
+        "least free space at the prefix, whose environment is in place and grows no more",
+        "ours: room for one more record",
+    ),
+    "disk.inodes": Threshold(
+        2000,
+        "files",
+        "least free inodes where space matters",
+        "ours: what a compiler's cache and a job's temporary files need",
+    ),
+    "disk.scarce": Threshold(
+        4, "times", "below this many times the least it is said before it fails", "ours"
+    ),
+    "network.losses-per-day": Threshold(
+        5,
+        "losses of the link in 24 h",
+        "from this many on a port flaps",
+        "Azure NHC (5 carrier losses in 24 h); research: verification 1.11",
+    ),
+    "network.symbol-ber": Threshold(
+        1e-12,
+        "errors per bit",
+        "symbol errors of a port since boot over what its rate could carry",
+        "NVIDIA, ibdiagnet User Manual, Bit Error Rate: its threshold is 10^-12",
+    ),
+    "stuck.seconds": Threshold(
+        300,
+        "s",
+        "uninterruptible sleep from which on a process counts as stuck",
+        "gpud, components/os: 5 min; research: verification 1.1",
+    ),
+    "memory.loss-percent": Threshold(
+        2,
+        "%",
+        "memory less than in the last good run that is no lost module",
+        "ours: one module of 32 is 3.1 %; a kernel's own share moves by less (Azure NHC: 5 %)",
+    ),
     "soak.sag-percent": Threshold(
         10,
         "%",
@@ -34,8 +132,30 @@ THRESHOLDS: dict[str, Threshold] = {
         "the same on the CPU, whose cores others share: only a standstill counts",
         "ours",
     ),
+    **{
+        f"perf.{claim}-percent": Threshold(
+            10,
+            "%",
+            f"least deviation of {what} from its equals, or from its own past, that counts",
+            "5 % between GPUs of one sound host is normal; 5 to 10 % is the usual least deviation "
+            "(research: performance-reliability B.3.5, verification 3.3)",
+        )
+        for claim, what in (
+            ("compute", "a GPU's matrix products"),
+            ("memory", "a GPU's memory"),
+            ("host-link", "a GPU's copies from and to the host"),
+            ("peer", "copies between GPUs"),
+            ("collectives", "a host's collectives"),
+            ("training", "a GPU's training"),
+        )
+    },
 }
 """Name -> figure; a name is a family, a dot, the subject and its unit."""
+
+
+def unknown(given: Mapping[str, float]) -> list[str]:
+    """Names among the given ones that no check reads, in order."""
+    return sorted(given.keys() - THRESHOLDS.keys())
 
 
 def value(name: str, given: Mapping[str, float]) -> float:

@@ -35,6 +35,8 @@ class Hardware:
     nvswitches: int
     beside: tuple[Gpu, ...] = ()
     """GPUs of other models in the same node."""
+    network_ports: int = 0
+    """Of InfiniBand, at 400 Gb/s."""
 
 
 H100 = Gpu("0x2330", "0x16c1", "NVIDIA H100 80GB HBM3", 81559, (9, 0), 5)
@@ -43,7 +45,7 @@ V100 = Gpu("0x1db5", "0x1249", "Tesla V100-SXM2-32GB", 32768, (7, 0), 3)
 B200 = Gpu("0x2901", "0x1999", "NVIDIA B200", 183359, (10, 0), 5)
 
 HARDWARE = {
-    "hgx-h100": Hardware(H100, 8, 4),
+    "hgx-h100": Hardware(H100, 8, 4, network_ports=8),
     "l40s": Hardware(L40S, 2, 0),
     "v100": Hardware(V100, 4, 0),
     "v100-b200": Hardware(V100, 1, 0, beside=(B200,)),  # no driver knows both
@@ -103,7 +105,8 @@ def describe(node: str, kind: str) -> dict[str, Any]:
     for index in range(hardware.nvswitches):
         slot = f"0000:{0xC1 + index:02x}:00.0"
         pci.append(_function(slot, "0x10de", "0x22a3", "0x068000", "0x10de", "0x1796"))
-    return {"node": node, "hardware": kind, "pci": pci, "gpus": gpus}
+    ports = hardware.network_ports
+    return {"node": node, "hardware": kind, "pci": pci, "gpus": gpus, "network_ports": ports}
 
 
 def _function(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.payload.reading import names_of, number_of, text_of
+from verify.payload.system_parts import virtual
 
 NVIDIA = 0x10DE
 DISPLAY, SWITCH = "03", "0680"
@@ -35,6 +36,7 @@ def host() -> dict[str, Any]:
         "root": uid == 0,
         "simulated": os.path.exists(SIMULATED),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "virtual": virtual(),
     }
 
 
@@ -92,7 +94,7 @@ def self_name() -> dict[str, Any]:
 
 def disk(path: str) -> dict[str, Any]:
     """Room at a path (at what exists of it) for a user without rights, and whether it is
-    read-only."""
+    read-only. Inodes are 0 where the filesystem makes them as it needs them (btrfs)."""
     there = Path(path)
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -100,6 +102,8 @@ def disk(path: str) -> dict[str, Any]:
     return {
         "total_mib": status.f_blocks * status.f_frsize >> 20,
         "free_mib": status.f_bavail * status.f_frsize >> 20,
+        "inodes": status.f_files,
+        "free_inodes": status.f_favail,
         "readonly": bool(status.f_flag & os.ST_RDONLY),
         "error": "",
     }

@@ -1,6 +1,10 @@
 """Everything that checks ask of a host, as one line `GPUFLEET {json}`, whatever hangs.
 
-    host_report.py '{"prefix": "/opt/gpufleet", "env": "/opt/gpufleet/envs/ID" or null}'
+    host_report.py '{"prefix": "/opt/gpufleet", "env": "/opt/gpufleet/envs/ID" or null,
+                     "mounts": ["/data"], "front": [], "user": ""}'
+
+`front` are words in front of an environment's Python that is not ours (verify/started.py), `user`
+is whom it runs as where this runs as root: such a Python never runs as root.
 
 Every part runs in a process of its own with its own deadline, all at once, and what does not end
 is left behind (within.py): the whole is over after about 23 s. A part that hung or failed is there
@@ -15,7 +19,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +31,13 @@ from verify.payload import (  # noqa: E402
     dcgm_parts,
     gpu_users,
     host_parts,
+    iommu_parts,
+    kernel_lines,
     kernel_log,
     kernels,
+    mount_parts,
+    network_parts,
+    system_parts,
     within,
 )
 
@@ -42,30 +51,40 @@ PART_S = 8.0
 UNPRIVILEGED = "nobody"
 """Whom the environment's Python runs as when this runs as root."""
 MOST_ERROR = 400
+MOST_MOUNTS = 32
+"""Each has a process of its own (deploy/fleet/spec.py: no more can be wished for)."""
 
 Document = dict[str, Any]
 
 
-def started(prefix: str, env: str | None, user: within.User | None) -> dict[str, within.Child]:
+def started(
+    prefix: str,
+    env: str | None,
+    mounts: list[str],
+    user: within.User | None,
+    front: Sequence[str],
+) -> dict[str, within.Child]:
     """Every part, begun: the slow ones first."""
-    children = {"nvml": _payload("gpu_report.py", sys.executable, NVML_S, None)}
+    children = {"nvml": _payload("gpu_report.py", [sys.executable], NVML_S, None)}
     if env is not None:
-        children |= of_environment(env, user, 1.0)
-    for name, part in parts(prefix).items():
+        children |= of_environment(env, front, user, 1.0)
+    for name, part in parts(prefix, mounts).items():
         children[name] = within.Child(partial(_told, part), PART_S)
     return children
 
 
-def of_environment(env: str, user: within.User | None, share: float) -> dict[str, within.Child]:
+def of_environment(
+    env: str, front: Sequence[str], user: within.User | None, share: float
+) -> dict[str, within.Child]:
     """What the environment's own Python is asked, with a share of the usual time."""
-    python = f"{env}/bin/python"
+    python = [*front, f"{env}/bin/python"]
     return {
         "torch": _payload("torch_report.py", python, TORCH_S * share, user, login=True),
         "pip": _payload("pip_check.py", python, PIP_S * share, user),
     }
 
 
-def parts(prefix: str) -> dict[str, Callable[[], Any]]:
+def parts(prefix: str, mounts: list[str]) -> dict[str, Callable[[], Any]]:
     """What is read here, by name; each returns its value for the report."""
     reporter = os.getpid()
     return {
@@ -78,6 +97,14 @@ def parts(prefix: str) -> dict[str, Callable[[], Any]]:
         "jobs": gpu_users.jobs,
         "dcgm": dcgm_parts.dcgm,
         "self_name": host_parts.self_name,
+        "network": network_parts.network,
+        "clock": system_parts.clock,
+        "processors": system_parts.processors,
+        "memory_errors": system_parts.memory_errors,
+        "stuck": system_parts.stuck,
+        "iommu": iommu_parts.iommu,
+        "kernel_lines": kernel_lines.lines,
+        **{f"mount {path}": partial(mount_parts.mount, path) for path in mounts},
         **{f"disk {path}": partial(host_parts.disk, path) for path in disks(prefix)},
     }
 
@@ -96,6 +123,7 @@ EMPTY: dict[str, Document] = {
         "root": os.geteuid() == 0,
         "simulated": None,
         "time": "",
+        "virtual": None,
     },
     "pci": {"gpus": [], "nvswitches": [], "error": ""},
     "modules": {"loaded": {}, "flavour": "unknown", "installed": {}, "error": ""},
@@ -105,12 +133,35 @@ EMPTY: dict[str, Document] = {
         "reboot_required": [],
         "error": "",
     },
-    "log": {"source": "journalctl -k", "readable": False, "error": "", "xids": []},
+    "log": {"source": "journalctl -k", "readable": False, "error": "", "xids": [], "sxids": []},
     "holders": {"complete": False, "processes": [], "error": ""},
-    "jobs": {"jobs": [], "error": ""},
+    "jobs": {"jobs": [], "slurm": None, "error": ""},
     "dcgm": {"installed": None, "running": None, "error": ""},
     "self_name": {"name": os.uname().nodename, "addresses": [], "error": ""},
-    "disk": {"path": "", "total_mib": None, "free_mib": None, "readonly": None, "error": ""},
+    "disk": {
+        "path": "",
+        "total_mib": None,
+        "free_mib": None,
+        "inodes": None,
+        "free_inodes": None,
+        "readonly": None,
+        "error": "",
+    },
+    "mount": {"path": "", "mounted": None, "type": "", "source": "", "readonly": None, "error": ""},
+    "network": {"ports": [], "peermem": None, "uptime_s": None, "error": ""},
+    "clock": {"synchronised": None, "asked": "", "source": "", "error": ""},
+    "processors": {"count": None, "memory_mib": None, "governors": {}, "error": ""},
+    "memory_errors": {"controllers": [], "error": ""},
+    "stuck": {"processes": [], "error": ""},
+    "iommu": {"gpus": [], "error": ""},
+    "kernel_lines": {
+        "readable": False,
+        "errors": [],
+        "hardware": [],
+        "hung": [],
+        "cut": False,
+        "error": "",
+    },
     "nvml": {
         "state": "failed",
         "seconds": 0.0,
@@ -144,36 +195,46 @@ EMPTY: dict[str, Document] = {
     "pip": {"state": "failed", "problems": [], "error": ""},
 }
 """Each part when nothing could be read of it."""
+READ = ("host", "pci", "modules", "kernel", "log", "holders", "self_name", "network", "clock",
+        "processors", "memory_errors", "stuck", "iommu", "kernel_lines")  # fmt: skip
+"""Parts that stand in the report under their own names."""
 
 
-def report(prefix: str, env: str | None) -> Document:
+def report(
+    prefix: str, env: str | None, mounts: list[str], front: Sequence[str] = (), name: str = ""
+) -> Document:
     """The whole report. Takes at most the longest deadline and what within.py needs to kill."""
     user = None
     trouble = ""
     try:
         if env is not None and os.geteuid() == 0:
-            user = within.user_of(UNPRIVILEGED)
+            user = within.user_of(name or UNPRIVILEGED)
+            user = within.in_session(user) if name not in ("", UNPRIVILEGED) else user
     except within.Refused as reason:
         env, trouble = None, str(reason)
     begun = time.monotonic()
-    children = started(prefix, env, user)
+    children = started(prefix, env, mounts, user, front)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: _give_up(children, user))
     try:
         within.wait(children.values())
-        if env is not None and user is not None and _kept_out(children["torch"]):
-            # A private environment: its owner may use it, and that is root here.
-            children |= of_environment(env, None, 0.5)
+        if env is not None and not front and user is not None and _kept_out(children["torch"]):
+            # A private environment of ours: its owner may use it, and that is root here.
+            children |= of_environment(env, [], None, 0.5)
             within.wait(children.values())
     finally:
         within.remove(user)
     found: Document = {"schema": 1}
-    for name in ("host", "pci", "modules", "kernel", "log", "holders", "self_name"):
+    for name in READ:
         found[name] = of_part(name, children[name])
     jobs = of_part("jobs", children["jobs"])
     found["holders"] = with_jobs(found["holders"], jobs)
     found["disks"] = [
         {**of_part("disk", children[f"disk {path}"]), "path": path} for path in disks(prefix)
+    ]
+    found["mounts"] = [
+        {**of_part("mount", child := children[f"mount {path}"]), "path": path, "hung": child.hung}
+        for path in mounts
     ]
     found["nvml"] = of_payload("nvml", children["nvml"])
     for name in ("torch", "pip"):
@@ -226,16 +287,17 @@ def with_jobs(holders: Document, jobs: Document) -> Document:
     return {
         **holders,
         "jobs": jobs["jobs"],
+        "slurm": jobs.get("slurm"),
         "complete": bool(holders["complete"]) and not jobs["error"],
         "error": "; ".join(problems),
     }
 
 
 def _payload(
-    name: str, python: str, seconds: float, user: within.User | None, login: bool = False
+    name: str, python: list[str], seconds: float, user: within.User | None, login: bool = False
 ) -> within.Child:
     """A payload as a child. Python's own -I, except where a login's variables are what is asked."""
-    words = [python, *(["-B"] if login else ["-I", "-B"]), str(PAYLOAD / name)]
+    words = [*python, *(["-B"] if login else ["-I", "-B"]), str(PAYLOAD / name)]
     return within.Child(within.executes(words, within.environment_of(user), login), seconds, user)
 
 
@@ -278,16 +340,26 @@ def main(argv: list[str]) -> int:
         (text,) = argv
         asked = json.loads(text)
         prefix, env = asked["prefix"], asked["env"]
+        front, user = asked.get("front", []), asked.get("user", "")
         if not isinstance(prefix, str) or not prefix.startswith("/"):
             raise ValueError("prefix is an absolute path")
         if env is not None and (not isinstance(env, str) or not env.startswith("/")):
             raise ValueError("env is an absolute path or null")
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(user, str) or not all(isinstance(word, str) for word in front):
+            raise ValueError("front are words, and user is a name")
+        mounts = asked.get("mounts", [])
+        if not isinstance(mounts, list) or not all(
+            isinstance(path, str) and path.startswith("/") for path in mounts
+        ):
+            raise ValueError("mounts are absolute paths")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         sys.stderr.write(
-            f'host_report.py: wanted {{"prefix": PATH, "env": PATH or null}}: {error}\n'
+            'host_report.py: wanted {"prefix": PATH, "env": PATH or null, "mounts": [PATH]}: '
+            f"{error}\n"
         )
         return 2
-    print(within.line_of(report(prefix, env)), flush=True)
+    once = list(dict.fromkeys(mounts))[:MOST_MOUNTS]
+    print(within.line_of(report(prefix, env, once, front, user)), flush=True)
     return 0
 
 

@@ -24,6 +24,17 @@ FAULTS = Path("/etc/sim/faults")
 INFOROM = Path("/var/lib/sim/inforom")
 """What boards keep without power."""
 
+_UNCORRECTED = ("Undefined", "DLP", "SDES", "TLP", "FCP", "CmpltTO", "CmpltAbrt", "UnxCmplt",
+                "RxOF", "MalfTLP", "ECRC", "UnsupReq", "ACSViol", "UncorrIntErr", "BlockedTLP",
+                "AtomicOpBlocked", "TLPBlockedErr", "PoisonTLPBlocked")  # fmt: skip
+_CORRECTED = ("RxErr", "BadTLP", "BadDLLP", "Rollover", "Timeout", "NonFatalErr", "CorrIntErr",
+              "HeaderOF")  # fmt: skip
+AER = {
+    "correctable": ("COR", _CORRECTED),
+    "nonfatal": ("NONFATAL", _UNCORRECTED),
+    "fatal": ("FATAL", _UNCORRECTED),
+}
+"""Kinds of PCIe errors: how the kernel names their total and their members (linux: aer.c)."""
 SPEED = {3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}
 
 
@@ -99,6 +110,15 @@ def show_function(slot, lost=False):
             for end in ("current", "max"):
                 write(directory / f"{end}_link_speed", SPEED[gpu["pcie_gen"]])
                 write(directory / f"{end}_link_width", gpu["pcie_width"])
+            for kind in AER:
+                show_errors(slot, kind)
+
+
+def show_errors(slot, kind, **counts):
+    """Write the kernel's statistic of one kind of PCIe error of a function."""
+    total = f"TOTAL_ERR_{AER[kind][0]} {sum(counts.values())}"
+    lines = [f"{name} {counts.get(name, 0)}" for name in AER[kind][1]]
+    write(PCI / slot / f"aer_dev_{kind}", "\n".join([*lines, total]))
 
 
 def config_space(function):
@@ -130,6 +150,7 @@ def nvml_values(index):
         "cc_minor": gpu["compute"][1],
         "pcie_gen": gpu["pcie_gen"],
         "pcie_gen_max": gpu["pcie_gen"],
+        "pcie_gen_gpu": gpu["pcie_gen"],
         "pcie_width": gpu["pcie_width"],
         "pcie_width_max": gpu["pcie_width"],
     }
@@ -161,6 +182,7 @@ def main():
     """Do what firmware and kernel do at boot; faults that outlive a reboot come back first."""
     import klog
     import kmod  # it uses this module
+    import surroundings  # so do these
 
     klog.say(f"Linux version {os.uname().release} (its hardware is simulated)", 5)
     for function in described()["pci"]:
@@ -172,7 +194,9 @@ def main():
     INFOROM.mkdir(parents=True, exist_ok=True)
     for kept in INFOROM.glob("*-ecc"):  # the mode that was asked for takes effect with a boot
         write(NVML / kept.name.partition("-")[0] / "ecc_mode", kept.read_text().strip())
+    surroundings.build()
     mount_trees()
+    surroundings.mount()
     for kind, argument in active():
         run(f"/usr/local/lib/sim/faults/{kind}", "boot", *([argument] if argument else []))
     kmod.boot()
