@@ -13,7 +13,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from verify.payload import gpu_report
+from verify.payload import gpu_report, pci_bus
 
 SCRIPT = Path(gpu_report.__file__)
 MIB = 1 << 20
@@ -22,8 +22,20 @@ HEALTHY: dict[str, Any] = {
     "nvmlDeviceGetUUID": "GPU-1",
     "nvmlDeviceGetSerial": "165",
     "nvmlDeviceGetVbiosVersion": "96.00",
+    "nvmlDeviceGetGspFirmwareVersion": b"580.178.04",
+    "nvmlDeviceGetInforomImageVersion": "G520",
+    "nvmlDeviceGetInforomVersion": "7.16",
+    "nvmlDeviceGetBoardPartNumber": "692-2G520-0200-000",
+    "nvmlDeviceGetBoardId": 0x1A00,
+    "nvmlDeviceGetPlatformInfo": None,
+    "nvmlDeviceGetMaxClockInfo": 1980,
+    "nvmlDeviceGetClockInfo": 345,
+    "nvmlDeviceGetMemoryBusWidth": 5120,
+    "nvmlDeviceGetNumGpuCores": 16896,
     "nvmlDeviceGetCudaComputeCapability": (9, 0),
-    "nvmlDeviceGetMemoryInfo": types.SimpleNamespace(total=81559 * MIB),
+    "nvmlDeviceGetMemoryInfo": types.SimpleNamespace(
+        total=81559 * MIB, used=4 * MIB, reserved=560 * MIB
+    ),
     "nvmlDeviceGetPersistenceMode": 1,
     "nvmlDeviceGetEccMode": [1, 1],
     "nvmlDeviceGetTotalEccErrors": 0,
@@ -32,16 +44,26 @@ HEALTHY: dict[str, Any] = {
     "nvmlDeviceGetSramEccErrorStatus": None,
     "nvmlDeviceGetCurrPcieLinkGeneration": 5,
     "nvmlDeviceGetMaxPcieLinkGeneration": 5,
+    "nvmlDeviceGetGpuMaxPcieLinkGeneration": 5,
     "nvmlDeviceGetCurrPcieLinkWidth": 16,
     "nvmlDeviceGetMaxPcieLinkWidth": 16,
     "nvmlDeviceGetPcieReplayCounter": 0,
     "nvmlDeviceGetMigMode": [0, 0],
     "nvmlDeviceGetComputeMode": 0,
     "nvmlDeviceGetGpuFabricInfo": None,
+    "nvmlDeviceGetGpuFabricInfoV": None,
+    "nvmlDeviceGetNvLinkRemoteDeviceType": 2,
+    "nvmlDeviceGetNvLinkErrorCounter": 0,
     "nvmlDeviceGetTemperature": 32,
+    "nvmlDeviceGetTemperatureThreshold": 87,
     "nvmlDeviceGetPowerUsage": 70123,
+    "nvmlDeviceGetEnforcedPowerLimit": 700000,
+    "nvmlDeviceGetPowerManagementDefaultLimit": 700000,
+    "nvmlDeviceGetViolationStatus": types.SimpleNamespace(violationTime=0),
     "nvmlDeviceGetCurrentClocksEventReasons": 1,
+    "nvmlDeviceGetSupportedClocksEventReasons": 511,
     "nvmlDeviceGetComputeRunningProcesses": [],
+    "nvmlDeviceGetGraphicsRunningProcesses": [],
 }
 """What each call gives for a healthy GPU; a number of an NVML error where `broken` says so."""
 
@@ -83,7 +105,7 @@ class Nvml:
                 gpu.get(name, types.SimpleNamespace(busId=f"00000000:{0x19 + index:02X}:00.0"))
             )
         if name == "nvmlDeviceGetFieldValues":
-            code, value = gpu.get("field", (0, 0))
+            code, value = gpu.get(f"field {arguments[1][0]}", (0, 0))
             found = types.SimpleNamespace(nvmlReturn=code)
             found.value = types.SimpleNamespace(uiVal=value)
             return [found]
@@ -152,8 +174,21 @@ def test_a_healthy_gpu(report: Any) -> None:
         "memory_mib": 81559, "lost": False,
     }  # fmt: skip
     assert one["remap"] == {"corrected": 1, "uncorrected": 0, "pending": False, "failed": False}
-    assert one["nvlinks"] == {"count": 18, "up": 18}
-    assert (one["persistence"], one["mig"], one["power_w"]) == (True, False, 70.1)
+    assert one["nvlinks"] == {
+        "count": 18,
+        "up": 18,
+        "down": [],
+        "to": ["switch"],
+        "errors": {"replay": {}, "recovery": {}, "crc_flit": {}, "crc_data": {}},
+    }
+    assert (one["persistence"], one["mig"], one["power"]["draw"]) == (True, False, 70.1)
+    assert one["memory"] == {"used_mib": 4, "reserved_mib": 560, "total_mib": 81559}
+    assert one["board"]["gsp"] == "580.178.04", "bytes in nvidia-ml-py"
+    assert one["board"]["chassis_serial"] == ""
+    assert {one["physics"][key] for key in ("nvlinks", "pcie_width", "power_limit_w")} == {
+        *(18, 16, 700.0)
+    }
+    assert one["bus"] == {"aer": None, "gen_max": None, "port_gen_max": None}
     assert (one["errors"], one["unsupported"], one["retired"]) == ({}, ["retired"], None)
 
 
@@ -175,9 +210,9 @@ def test_a_value_that_cannot_be_read_is_nothing_and_has_a_reason(
 
 @pytest.mark.parametrize("error", [ValueError("x"), TypeError("x"), AttributeError("x")])
 def test_a_value_of_another_layout_is_unknown(report: Any, error: Exception) -> None:
-    (one,) = report({"nvmlDeviceGetMemoryInfo": error})["gpus"]
-    assert one["memory_mib"] is None
-    assert one["errors"] == {"memory_mib": f"{type(error).__name__}: x"}
+    (one,) = report({"nvmlDeviceGetComputeMode": error})["gpus"]
+    assert one["compute_mode"] is None
+    assert one["errors"] == {"compute_mode": f"{type(error).__name__}: x"}
 
 
 def test_a_part_of_a_value_that_cannot_be_read(report: Any) -> None:
@@ -201,12 +236,71 @@ def test_what_a_gpu_does_not_have_is_no_error(report: Any) -> None:
 
 def test_links_that_are_down(report: Any) -> None:
     (one,) = report({"links": [1] * 17 + [0]})["gpus"]
-    assert one["nvlinks"] == {"count": 18, "up": 17}
+    assert (one["nvlinks"]["count"], one["nvlinks"]["up"]) == (18, 17)
+    assert one["nvlinks"]["down"] == [17]
+    assert one["physics"]["nvlinks"] == 17
+
+
+def test_errors_of_links_are_told_by_link(report: Any) -> None:
+    (one,) = report({"nvmlDeviceGetNvLinkErrorCounter": 3, "links": [1, 0, 1]})["gpus"]
+    assert one["nvlinks"]["errors"]["recovery"] == {"0": 3, "2": 3}
+    (one,) = report({"nvmlDeviceGetNvLinkErrorCounter": NONE})["gpus"]
+    assert one["nvlinks"]["errors"] == dict.fromkeys(gpu_report.LINK_ERRORS)
+    assert "nvlinks.replay" in one["unsupported"]
+    assert one["errors"] == {}
+
+
+@pytest.mark.parametrize(
+    ("raw", "payload"), [(25781, 25.0), (26562, 25.0), (53125, 50.0), (25000, 25.0), (20000, 20.0)]
+)
+def test_the_speed_of_a_link_is_that_of_its_payload(raw: int, payload: float) -> None:
+    assert gpu_report.link_gbs(raw) == payload
+
+
+def test_the_health_of_the_fabric_as_far_as_the_driver_is_new_enough(report: Any) -> None:
+    (one,) = report({})["gpus"]
+    assert one["fabric"] == {"state": 0, "status": 0, "health": 0, "summary": 0}
+    for code in (
+        pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    ):
+        (one,) = report({"nvmlDeviceGetGpuFabricInfoV": Broken(code)})["gpus"]
+        assert one["fabric"] == {"state": 0, "status": 0, "health": None, "summary": None}
+    (one,) = report({"nvmlDeviceGetGpuFabricInfoV": Broken(999)})["gpus"]
+    assert "fabric" in one["errors"]
+
+
+def test_a_call_that_the_driver_is_too_old_for_is_no_error(report: Any) -> None:
+    absent = Broken(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+    (one,) = report({"nvmlDeviceGetSramEccErrorStatus": absent})["gpus"]
+    assert (one["sram"], one["errors"]) == (None, {})
+    assert "sram" in one["unsupported"]
+
+
+def test_errors_and_generations_of_a_link_as_the_kernel_shows_them(tmp_path: Path) -> None:
+    port = tmp_path / "0000:18:01.0"
+    device = port / "0000:19:00.0"
+    device.mkdir(parents=True)
+    (tmp_path / "bus").mkdir()
+    (tmp_path / "bus/0000:19:00.0").symlink_to(device)
+    (port / "max_link_speed").write_text("16.0 GT/s PCIe\n")
+    (device / "max_link_speed").write_text("32.0 GT/s PCIe\n")
+    (device / "aer_dev_fatal").write_text("Undefined 0\nDLP 2\nTOTAL_ERR_FATAL 2\n")
+    (device / "aer_dev_nonfatal").write_text("garbage\n")
+    found = pci_bus.bus("0000:19:00.0", str(tmp_path / "bus"))
+    assert found == {
+        "aer": {"correctable": None, "nonfatal": None, "fatal": {"DLP": 2}},
+        "gen_max": 5,
+        "port_gen_max": 4,
+    }
+    nothing = {"aer": None, "gen_max": None, "port_gen_max": None}
+    assert pci_bus.bus(None) == pci_bus.bus("0000:ff:00.0", str(tmp_path)) == nothing
+    assert pci_bus.generation("Unknown") is None
 
 
 @pytest.mark.parametrize(("answer", "action"), [((0, 2), 2), ((3, 0), None), ((999, 0), None)])
 def test_what_the_driver_wants_done(report: Any, answer: Any, action: int | None) -> None:
-    (one,) = report({"field": answer})["gpus"]
+    (one,) = report({"field 230": answer})["gpus"]
     assert one["recovery_action"] == action
     assert ("recovery_action" in one["unsupported"]) == (answer[0] == 3)
     assert ("recovery_action" in one["errors"]) == (answer[0] == 999)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from verify.applies import Scene, hidden_by_mig
+from verify.applies import Scene, hidden_by_mig, told_of
 from verify.checks import Component, Look
 
 
@@ -94,6 +94,18 @@ def answering(gpus: list[dict[str, Any]], scene: Scene, look: Look) -> Iterator[
             look.unknown(component, "this GPU", why="it is lost", because="gpu.answers")
         else:
             yield gpu
+
+
+def told(gpu: dict[str, Any], path: str, what: str, look: Look) -> Any:
+    """A value by its dotted path, as heat.gpu. None when this model does not tell it, and when it
+    could not be read, which is recorded as unknown."""
+    found = told_of(gpu, path)
+    if found is None:
+        for name in (path, path.partition(".")[0]):
+            if name in gpu["errors"]:
+                look.unknown(part(gpu), what, why=gpu["errors"][name])
+                break
+    return found
 
 
 def readable(gpu: dict[str, Any], field: str, what: str, look: Look) -> bool:

@@ -174,6 +174,8 @@ class HostResult(Found):
     measurements: Annotated[tuple[Measurement, ...], Field(max_length=5000)] = ()
     information: Annotated[tuple[Text, ...], Field(max_length=50)] = ()
     """Worth reading and no finding: kernel messages that nobody knows."""
+    document: Annotated[str, StringConstraints(max_length=500_000)] = ""
+    """What a payload said, for the controller to judge over all hosts: JSON, as hostile as all."""
     prints: Annotated[tuple[Print, ...], Field(max_length=200)] = ()
     software: Annotated[dict[Name, Text], Field(max_length=60)] = {}
     """As in `Past`, of this run."""
@@ -203,6 +205,8 @@ class Request(Model):
     """What training is started through."""
     minutes: int = 0
     """How long a soak lasts, at level deep."""
+    rendezvous: dict[str, str | int | bool] | None = None
+    """Where and with how many this host trains across hosts; None: it takes no part."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Of the inventory, in place of those of verify/thresholds.py."""
     accept_hardware: bool

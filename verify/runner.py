@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gevent.lock import BoundedSemaphore
@@ -21,7 +21,10 @@ from verify.launch import Said, said, script
 from verify.results import HostResult, Level, Request
 
 CONNECT_S = 10.0
-ASK_S: dict[str, float] = {"quick": 30.0, "standard": 420.0, "deep": 60.0, "workload": 1800.0}
+ASK_S: dict[str, float] = {
+    **{"quick": 30.0, "standard": 420.0, "deep": 60.0, "workload": 1800.0},
+    "multi-node": 240.0,
+}
 """Seconds that a host may take in all, login included."""
 MARGIN_S = 3
 """The host ends the checks by itself this long before its deadline, so that it can say so."""
@@ -57,6 +60,8 @@ class Question:
     """User that training runs as; "" leaves the choice to each host."""
     via: Literal["", "slurm"] = ""
     minutes: int = 0
+    rendezvous: Mapping[str, dict[str, str | int | bool]] = field(default_factory=dict)
+    """Host -> where and with how many it trains across hosts."""
 
 
 @dataclass(frozen=True)

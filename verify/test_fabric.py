@@ -19,17 +19,17 @@ from verify.versions import stale, upstream
 )
 def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look) -> None:
     """The fabric manager runs at the driver's version, and every GPU is in its fabric."""
-    unit = _unit(scene)
-    service = Component(kind="service", name=unit)
+    name_of_unit = unit(scene)
+    service = Component(kind="service", name=name_of_unit)
     loaded = scene.report["modules"]["loaded"].get("nvidia", "")
     name, version = _fabric_package(scene, host)
     other = bool(version) and upstream(version) != loaded  # then it refuses to start
     running = look.at(
         service,
         "service",
-        found="running" if host.service(unit).is_running else "not running",
+        found="running" if host.service(name_of_unit).is_running else "not running",
         expected="running",
-        evidence=(f"journalctl -u {unit}", "CUDA fails with error 802 without it"),
+        evidence=(f"journalctl -u {name_of_unit}", "CUDA fails with error 802 without it"),
         because=_why_other(scene, name, version) if other else "",
     )
     if not loaded:
@@ -66,7 +66,8 @@ def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look)
         )
 
 
-def _unit(scene: Scene) -> str:
+def unit(scene: Scene) -> str:
+    """The fabric manager's service on this host."""
     services = (scene.expected or {}).get("services", [])
     return next((str(one) for one in services if "fabricmanager" in one), "nvidia-fabricmanager")
 
@@ -88,3 +89,74 @@ def _why_other(scene: Scene, name: str, version: str) -> str:
     if version != (scene.expected or {}).get("packages", {}).get(name, version):
         return "stack.packages"
     return "driver.version" if stale(scene) else ""
+
+
+HEALTH = (
+    (0, "bandwidth is degraded", "degraded", "drain"),
+    (2, "routes are being recovered", "degraded", "drain"),
+    (4, "a route is unhealthy", "fail", "reset"),
+    (6, "an access timed out and is being recovered", "fail", "reset"),
+)
+"""Pairs of bits of the health mask: where each begins, what 1 means; 0 is not told, 2 is no."""
+CONFIGURATION = 8
+"""Where four bits on the configuration begin: 0 not told, 1 as it should be, else what is wrong."""
+WRONG = {
+    2: "the system's GUID is wrong",
+    3: "the chassis serial number is wrong",
+    4: "it is in no partition",
+    5: "it has too few NVLinks",
+    6: "its firmware does not fit",
+    7: "its place is wrong",
+    8: "its state is wrong",
+}
+SUMMARY = {2: ("unhealthy", "fail"), 3: ("of limited capacity", "degraded")}
+"""nvml.h: NVML_GPU_FABRIC_HEALTH_MASK_* and NVML_GPU_FABRIC_HEALTH_SUMMARY_*."""
+
+
+@check(
+    "fabric.health",
+    component="fabric",
+    needs=("nvml", "fabric-health"),
+    action="reset",
+    source="NVML API: GPU fabric info, health mask and summary; research: verification 1.7 (gpud, "
+    "OCI)",
+    fault="nvml:7:fabric_health=0x19a",
+)
+def test_fabric_health(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
+    """The fabric serves every GPU in full: bandwidth, routes, and its configuration."""
+    for gpu in answering(gpus, scene, look):
+        if not readable(gpu, "fabric", "health in the fabric", look):
+            continue
+        fabric = gpu["fabric"]
+        if fabric["state"] != COMPLETED:
+            why = f"state {fabric['state']}: it is not registered with the fabric"
+            look.unknown(part(gpu), "health in the fabric", why=why, because="fabric.manager")
+        elif fabric["health"] is not None:
+            wrong = ailments(fabric["health"], fabric["summary"])
+            look.at(
+                part(gpu),
+                "health in the fabric",
+                found=[text for text, _, _ in wrong] or "good",
+                expected="good",
+                verdict="fail" if any(one == "fail" for _, one, _ in wrong) else "degraded",
+                action="reset" if any(one == "reset" for _, _, one in wrong) else "drain",
+                evidence=(f"mask {fabric['health']:#x}; nvidia-smi -i {gpu['index']} -q",),
+            )
+
+
+def ailments(mask: int, summary: int | None) -> list[tuple[str, str, str]]:
+    """What a health mask says is wrong, with verdict and action. The summary counts where the mask
+    says nothing wrong: it may know more than the bits that are known here."""
+    found = [
+        (text, verdict, action)
+        for begins, text, verdict, action in HEALTH
+        if mask >> begins & 3 == 1
+    ]
+    configuration = mask >> CONFIGURATION & 0xF
+    if configuration > 1:
+        text = WRONG.get(configuration, f"its configuration is wrong ({configuration})")
+        found.append((text, "fail", "reset"))
+    if not found and summary in SUMMARY:
+        text, verdict = SUMMARY[summary]
+        found.append((f"the driver calls it {text}", verdict, "drain"))
+    return found

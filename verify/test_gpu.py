@@ -7,14 +7,16 @@ from typing import Any
 from verify.applies import Scene
 from verify.checks import HOST, Look, check
 from verify.gpus import (
+    answering,
     at_slot,
     is_out_of_reach,
     lost_gpus,
     out_of_reach,
     part,
     same_slot,
+    told,
 )
-from verify.xids import kind
+from verify.xids import RECOVERY, kind
 
 ACCEPT = "if they were changed on purpose: gpufleet verify --accept-hardware"
 
@@ -134,31 +136,31 @@ def test_answers(scene: Scene, look: Look) -> None:
     for gpu in lost_gpus(scene):
         if not any(same_slot(gpu["slot"], one["slot"]) for one in pci["gpus"]):
             look.at(part(gpu), "this GPU", found="NVML says that it is lost", expected="answers")
-    for gpu in scene.report["nvml"]["gpus"]:
-        wish = gpu["recovery_action"]
-        if wish is not None and not gpu["lost"]:
-            said, action = RECOVERY.get(wish, (f"recovery action {wish}", "drain"))
-            look.at(
-                part(gpu),
-                "what the driver itself wants done about this GPU",
-                found=said,
-                expected="nothing",
-                action=action,
-                because=_known_reason(gpu, scene),
-            )
 
 
-RECOVERY = {
-    0: ("nothing", "keep"),
-    1: ("a reset of the GPU", "reset"),
-    2: ("a reboot of the host", "reboot"),
-    3: ("no more peer traffic", "drain"),
-    4: ("no more jobs, then a reset", "reset"),
-    5: ("recovery of IMEX", "drain"),
-    6: ("a reset of its bus", "reset"),
-    7: ("a reboot of the system", "reboot"),
-}
-"""NVML field 230, driver 570 and newer (nvml.h; research: verification 6.2, DCGM issue 263)."""
+@check(
+    "gpu.recovery",
+    component="gpu",
+    needs=("nvml", "recovery"),
+    action="drain",
+    source="NVML field 230 (driver 570 and newer), nvml.h; DCGM issue 263 ignores it; research 1.4",
+    fault="nvml:0:recovery_action=1",
+)
+def test_recovery(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
+    """The driver itself wants nothing done about any GPU."""
+    for gpu in answering(gpus, scene, look):
+        wish = told(gpu, "recovery_action", "what the driver wants done", look)
+        if wish is None:
+            continue
+        said, action = RECOVERY.get(wish, (f"recovery action {wish}", "drain"))
+        look.at(
+            part(gpu),
+            "what the driver itself wants done about this GPU",
+            found=said,
+            expected="nothing",
+            action=action,
+            because=_known_reason(gpu, scene),
+        )
 
 
 def _known_reason(gpu: dict[str, Any], scene: Scene) -> str:
@@ -169,6 +171,8 @@ def _known_reason(gpu: dict[str, Any], scene: Scene) -> str:
         return "gpu.remap-failed"
     if (gpu["ecc"] or {}).get("uncorrected"):
         return "gpu.ecc"
+    if (gpu["sram"] or {}).get("threshold_exceeded"):
+        return "gpu.sram"
     events = [one for one in scene.report["log"]["xids"] if same_slot(one["slot"], gpu["slot"])]
     return "gpu.xid" if any(kind(one["code"]) == "hardware" for one in events) else ""
 

@@ -1,4 +1,4 @@
-"""How the GPUs of a host are attached and set: width of the link, persistence, MIG."""
+"""How the GPUs of a host are set: persistence, MIG, compute mode, limit of power."""
 
 from __future__ import annotations
 
@@ -6,44 +6,7 @@ from typing import Any
 
 from verify.applies import Scene
 from verify.checks import Component, Look, check
-from verify.gpus import answering, part
-
-
-@check(
-    "gpu.pcie-width",
-    component="gpu",
-    verdict="degraded",
-    needs=("nvml",),
-    action="service",
-    source="NVML API: current and maximum link width; research: verification 1.6 (an idle GPU "
-    "lowers the generation, not the width; a part made for x8 has 8 as its maximum)",
-    fault="pcie-width:6:8",
-)
-def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
-    """Every GPU's link to the host is as wide as it can be."""
-    slots = {one["slot"].partition(".")[0]: one for one in scene.report["pci"]["gpus"]}
-    for gpu in answering(gpus, scene, look):
-        pcie, bus = gpu["pcie"] or {}, slots.get((gpu["slot"] or "").partition(".")[0], {})
-        seen = {
-            "NVML": (pcie.get("width"), pcie.get("width_max")),
-            "sysfs": (bus.get("width"), bus.get("width_max")),
-        }
-        known = {where: pair for where, pair in seen.items() if None not in pair and pair[1]}
-        if not known:
-            errors = [text for name, text in gpu["errors"].items() if name.startswith("pcie")]
-            why = "; ".join(errors) or "neither NVML nor sysfs tells it"
-            look.unknown(part(gpu), "width of the link", why=why)
-            continue
-        width, most = min(known.values(), key=lambda pair: pair[0] / pair[1])
-        look.at(
-            part(gpu),
-            "width of the link to the host",
-            found=f"x{width}",
-            expected=f"x{most}",
-            verdict="degraded",
-            baseline="physics",
-            evidence=[f"{name}: x{pair[0]} of x{pair[1]}" for name, pair in known.items()],
-        )
+from verify.gpus import answering, part, told
 
 
 @check(
@@ -104,3 +67,66 @@ def test_mig(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
                 expected="on" if wished else "off",
                 verdict="degraded",
             )
+
+
+MODES = {
+    0: ("any number of processes", ""),
+    1: ("one thread", "degraded"),
+    2: ("none: computing is prohibited", "fail"),
+    3: ("one process", "degraded"),
+}
+"""NVML's compute modes (nvmlComputeMode_t): who may use a GPU, and what becomes of a host so set.
+Where one process may, training with one rank a GPU runs, and whatever opens a second context on it
+(a data loader, a profiler, the next job while the last one ends) does not."""
+
+
+@check(
+    "gpu.compute-mode",
+    component="gpu",
+    needs=("nvml", "compute-mode"),
+    source="NVML API: nvmlComputeMode_t; research: verification 1.3 (Imbue, OCI)",
+    fault="nvml:0:compute_mode=2",
+)
+def test_compute_mode(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
+    """Any number of processes may compute on each GPU."""
+    for gpu in answering(gpus, scene, look):
+        mode = told(gpu, "compute_mode", "compute mode", look)
+        if mode is None:
+            continue
+        who, verdict = MODES.get(mode, (f"mode {mode}, which NVML's reference does not know", ""))
+        look.at(
+            part(gpu),
+            "who may compute on it",
+            found=who,
+            expected=MODES[0][0],
+            verdict=verdict or "degraded",
+            evidence=(f"nvidia-smi -i {gpu['index']} -c 0 sets it until the driver is unloaded",),
+        )
+
+
+@check(
+    "gpu.power",
+    component="gpu",
+    verdict="degraded",
+    needs=("nvml", "power"),
+    source="NVML API: enforced and default power limit; research: verification 1.5",
+    fault="nvml:2:power_limit_mw=500000",
+)
+def test_power(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
+    """The limit of every GPU's power is the wished one, else no lower than the board's default."""
+    wish = (scene.expected or {}).get("power_limit")
+    for gpu in answering(gpus, scene, look):
+        found = told(gpu, "power.enforced", "limit of power", look)
+        wanted = wish or told(gpu, "power.default", "default limit of power", look)
+        if found is None or wanted is None:
+            continue
+        look.at(
+            part(gpu),
+            "limit of power",
+            found=f"{found:g} W",
+            expected=f"{wanted:g} W" if wish else f"{wanted:g} W, the board's default",
+            held=round(found) == wanted if wish else found >= wanted - 1,
+            verdict="degraded",
+            baseline=scene.expected_from if wish else "physics",
+            evidence=(f"nvidia-smi -i {gpu['index']} -q -d POWER",),
+        )

@@ -162,6 +162,15 @@ print(json.dumps({
               n.nvmlDeviceGetPowerManagementDefaultLimit(h)],
     "use": n.nvmlDeviceGetUtilizationRates(h).gpu,
     "violation": n.nvmlDeviceGetViolationStatus(h, 0).violationTime,
+    "board": [n.nvmlDeviceGetInforomImageVersion(h), n.nvmlDeviceGetInforomVersion(h, 1),
+              n.nvmlDeviceGetBoardPartNumber(h), n.nvmlDeviceGetBoardId(other)],
+    "cores": n.nvmlDeviceGetNumGpuCores(h),
+    "supported": n.nvmlDeviceGetSupportedClocksEventReasons(h),
+    "fields": [f.value.uiVal for f in n.nvmlDeviceGetFieldValues(h, [82, 90])],
+    "made for": n.nvmlDeviceGetGpuMaxPcieLinkGeneration(h),
+    "remote": [n.nvmlDeviceGetNvLinkRemoteDeviceType(h, 17),
+               n.nvmlDeviceGetNvLinkCapability(h, 0, 0)],
+    "reserved": n.nvmlDeviceGetMemoryInfo(h, n.nvmlMemory_v2).reserved >> 20,
     "pcie": [n.nvmlDeviceGetCurrPcieLinkGeneration(h), n.nvmlDeviceGetMaxPcieLinkGeneration(h),
              n.nvmlDeviceGetMaxPcieLinkWidth(h), n.nvmlDeviceGetPcieReplayCounter(h)],
     "link": [n.nvmlDeviceGetNvLinkVersion(h, 0), n.nvmlDeviceGetNvLinkErrorCounter(h, 0, 0)],
@@ -196,7 +205,10 @@ def test_every_exported_query_answers_in_its_own_layout(new_host, unpack) -> Non
         **{"sram": [0, 0], "histogram": 640, "reasons": [1, 1], "clocks": [345, 2619]},
         **{"heat": [32, 32, 87], "power": [70000, 700000, 700000, 700000], "use": 0},
         **{"violation": 0, "pcie": [5, 5, 16, 0], "link": [4, 0], "peers": [0, 40]},
-        **{"fabric": [0, 2, 0, 2, 2], "graphics": [], "text": "GPU is lost"},
+        **{"board": ["G520.0200.00.05", "7.16", "692-2G520-0200-000", 0x2A00], "cores": 16896},
+        **{"supported": 0x1FF, "fields": [38, 26562], "made for": 5, "remote": [2, 1]},
+        **{"reserved": 560},
+        **{"fabric": [0, 2, 0, 2, 0x1AA], "graphics": [], "text": "GPU is lost"},
     }
 
 

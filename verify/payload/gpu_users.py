@@ -112,21 +112,22 @@ def _parent(pid: int) -> int:
 
 
 def jobs() -> dict[str, Any]:
-    """Running Slurm jobs of this host; none where there is no Slurm."""
+    """Slurm's jobs of this host that may hold GPUs, also those that are suspended or about to end;
+    none where there is no Slurm. `slurm`: it gives this host to jobs; null, it did not say."""
     program, problem = _squeue()
     if not program:
-        return {"jobs": [], "error": problem}
+        return {"jobs": [], "slurm": None if problem else False, "error": problem}
     node = os.uname().nodename.partition(".")[0]
-    asked = tool(program, "-h", "-w", node, "-t", "R", "-o", "%i %u")
+    asked = tool(program, "-h", "-w", node, "-t", "R,S,CG", "-o", "%i %u")
     if asked.returncode != 0:
         said = first(asked.stderr, f"exit {asked.returncode}")
         # A login node has Slurm's tools and is no node of the cluster.
         if "invalid node name" in said.lower() and not _slurmd():
-            return {"jobs": [], "error": ""}
-        return {"jobs": [], "error": f"squeue: {said}"}
+            return {"jobs": [], "slurm": False, "error": ""}
+        return {"jobs": [], "slurm": None, "error": f"squeue: {said}"}
     pairs = (line.split() for line in asked.stdout.splitlines())
     found = [{"id": words[0][:40], "user": words[1][:64]} for words in pairs if len(words) == 2]
-    return {"jobs": found[:MOST_HOLDERS], "error": ""}
+    return {"jobs": found[:MOST_HOLDERS], "slurm": True, "error": ""}
 
 
 def _squeue() -> tuple[str, str]:

@@ -162,6 +162,45 @@ int nvmlDeviceGetGspFirmwareVersion(device_t d, char *out) {
   REQUIRE(d);
   return cc(d) < 75 ? NOT_SUPPORTED : copy_file(d, "gsp_firmware", VERSION, out, 64);
 }
+int nvmlDeviceGetInforomImageVersion(device_t d, char *out, u32 size) {
+  return copy_file(d, "inforom_image", "G520.0200.00.05", out, size);
+}
+int nvmlDeviceGetInforomVersion(device_t d, u32 object, char *out, u32 size) {
+  static const char *names[] = {"inforom_oem", "inforom_ecc", "inforom_power"};
+  static const char *healthy[] = {"2.1", "7.16", 0}; /* a power object is what few boards have */
+  if (object > 2) return INVALID_ARGUMENT;
+  return copy_file(d, names[object], healthy[object], out, size);
+}
+int nvmlDeviceGetBoardPartNumber(device_t d, char *out, u32 size) {
+  return copy_file(d, "board_part", "692-2G520-0200-000", out, size);
+}
+int nvmlDeviceGetBoardId(device_t d, u32 *out) {
+  REQUIRE(d);
+  *out = (u32)number(d, "board_id", 0x1a00 + 0x1000 * (u32)d->number);
+  return OK;
+}
+int nvmlDeviceGetNumGpuCores(device_t d, u32 *out) {
+  REQUIRE(d);
+  *out = (u32)number(d, "cores", cc(d) >= 100 ? 18944 : cc(d) == 90 ? 16896 : cc(d) == 89 ? 18176 : 5120);
+  return OK;
+}
+/* Where a board sits in its chassis: rack-scale boards (Blackwell and newer) alone tell it. */
+struct platform {
+  u32 version;
+  char guid[16], chassis[16];
+  unsigned char slot, tray, host, peer, module;
+};
+int nvmlDeviceGetPlatformInfo(device_t d, struct platform *out) {
+  if (out->version != 0x200002c) return ARGUMENT_VERSION_MISMATCH;
+  REQUIRE(d);
+  if (cc(d) < 100) return NOT_SUPPORTED;
+  u32 version = out->version;
+  memset(out, 0, sizeof *out);
+  out->version = version;
+  strcpy(out->chassis, "1820000000000");
+  out->slot = 1, out->tray = 2, out->module = (unsigned char)(d->number + 1);
+  return OK;
+}
 int nvmlDeviceGetIndex(device_t d, u32 *out) {
   REQUIRE(d);
   *out = (u32)d->index;
@@ -210,7 +249,8 @@ struct memory_v2 { u32 version; u64 total, reserved, free, used; };
 int nvmlDeviceGetMemoryInfo(device_t d, struct memory *out) {
   REQUIRE(d);
   out->total = number(d, "memory_mib", 0) * MIB;
-  out->used = number(d, "memory_used_mib", 4) * MIB;
+  /* what the driver keeps for itself counts as used here, and has a name of its own in version 2 */
+  out->used = (number(d, "memory_used_mib", 4) + number(d, "memory_reserved_mib", 560)) * MIB;
   out->free = out->total - out->used;
   return OK;
 }
@@ -219,7 +259,9 @@ int nvmlDeviceGetMemoryInfo_v2(device_t d, struct memory_v2 *out) {
   if (out->version != 0x2000028) return ARGUMENT_VERSION_MISMATCH;
   int code = nvmlDeviceGetMemoryInfo(d, &plain);
   if (code) return code;
-  out->total = plain.total, out->used = plain.used, out->free = plain.free, out->reserved = 0;
+  out->total = plain.total, out->free = plain.free;
+  out->reserved = number(d, "memory_reserved_mib", 560) * MIB;
+  out->used = plain.used - out->reserved;
   return OK;
 }
 int nvmlDeviceGetBAR1MemoryInfo(device_t d, struct memory *out) {
@@ -311,7 +353,7 @@ int nvmlDeviceSetMigMode(device_t d, u32 mode, u32 *activation) {
 }
 int nvmlDeviceGetMemoryBusWidth(device_t d, u32 *out) {
   REQUIRE(d);
-  *out = (u32)number(d, "memory_bus_width", cc(d) == 89 ? 384 : cc(d) == 70 ? 4096 : 5120);
+  *out = (u32)number(d, "memory_bus_width", cc(d) == 89 ? 384 : cc(d) == 70 ? 4096 : cc(d) >= 100 ? 8192 : 5120);
   return OK;
 }
 
@@ -345,11 +387,15 @@ int nvmlDeviceGetMemoryErrorCounter(device_t d, u32 kind, u32 period, u32 locati
   if (location != 2) return NOT_SUPPORTED; /* device memory only: that is where the count is put */
   return nvmlDeviceGetTotalEccErrors(d, kind, period, out);
 }
+/* counts: aggregate parity, SEC-DED, corrected; the same three volatile; five buckets of parity */
 struct sram { u32 version; u64 counts[11]; u32 threshold_exceeded; };
 int nvmlDeviceGetSramEccErrorStatus(device_t d, struct sram *out) {
+  if (out->version != 0x1000068) return ARGUMENT_VERSION_MISMATCH;
   REQUIRE(d);
   if (cc(d) < 80) return NOT_SUPPORTED;
   memset(out->counts, 0, sizeof out->counts);
+  out->counts[0] = number(d, "sram_parity", 0);
+  out->counts[1] = number(d, "sram_secded", 0);
   out->threshold_exceeded = (u32)number(d, "sram_threshold_exceeded", 0);
   return OK;
 }
@@ -394,6 +440,13 @@ int nvmlDeviceGetRepairStatus(device_t d, struct repair *out) {
   out->tpc_pending = (u32)number(d, "tpc_repair_pending", 0);
   return OK;
 }
+static u32 nvlinks(device_t d) { /* SXM parts: V100 6, A100 12, H100 and B200 18 links */
+  char name[96] = "";
+  text(d, "name", name, sizeof name);
+  int sxm = strstr(name, "SXM") || strstr(name, "HBM3") || strstr(name, "B200");
+  int c = cc(d);
+  return (u32)number(d, "nvlinks", !sxm ? 0 : c >= 90 ? 18 : c >= 80 ? 12 : 6);
+}
 struct field { u32 id, scope; int64_t timestamp, latency; u32 type, code; u64 value; };
 int nvmlDeviceGetFieldValues(device_t d, int count, struct field *fields) {
   REQUIRE(d);
@@ -402,6 +455,14 @@ int nvmlDeviceGetFieldValues(device_t d, int count, struct field *fields) {
     if (fields[i].id == 230 && CUDA >= 12080) { /* recovery action: driver 570 and newer */
       fields[i].code = OK;
       fields[i].value = number(d, "recovery_action", 0);
+    }
+    if (fields[i].id == 82 && cc(d) != 89) { /* memory temperature: HBM has a sensor */
+      fields[i].code = OK;
+      fields[i].value = number(d, "memory_temperature", 38);
+    }
+    if (fields[i].id == 90 && nvlinks(d)) { /* raw speed of every active link, MB/s */
+      fields[i].code = OK;
+      fields[i].value = number(d, "nvlink_mbps", cc(d) >= 100 ? 53125 : cc(d) >= 90 ? 26562 : cc(d) >= 80 ? 25000 : 25781);
     }
   }
   return OK;
@@ -417,14 +478,29 @@ int nvmlDeviceGetCurrentClocksEventReasons(device_t d, u64 *out) {
 int nvmlDeviceGetCurrentClocksThrottleReasons(device_t d, u64 *out) {
   return nvmlDeviceGetCurrentClocksEventReasons(d, out);
 }
+int nvmlDeviceGetSupportedClocksEventReasons(device_t d, u64 *out) {
+  REQUIRE(d);
+  *out = number(d, "clocks_supported_reasons", 0x1ff);
+  return OK;
+}
+int nvmlDeviceGetSupportedClocksThrottleReasons(device_t d, u64 *out) {
+  return nvmlDeviceGetSupportedClocksEventReasons(d, out);
+}
+static u32 memory_clock(device_t d) {
+  return cc(d) >= 100 ? 3996 : cc(d) == 90 ? 2619 : cc(d) == 89 ? 9001 : 877;
+}
+static u32 sm_clock(device_t d) {
+  return cc(d) >= 100 ? 1965 : cc(d) == 90 ? 1980 : cc(d) == 89 ? 2520 : 1530;
+}
 int nvmlDeviceGetClockInfo(device_t d, u32 kind, u32 *out) {
   REQUIRE(d);
-  *out = (u32)(kind == 2 ? number(d, "clock_mem", 2619) : number(d, "clock_sm", 345));
+  *out = (u32)(kind == 2 ? number(d, "clock_mem", memory_clock(d)) : number(d, "clock_sm", 345));
   return OK;
 }
 int nvmlDeviceGetMaxClockInfo(device_t d, u32 kind, u32 *out) {
   REQUIRE(d);
-  *out = (u32)(kind == 2 ? number(d, "clock_mem_max", 2619) : number(d, "clock_sm_max", 1980));
+  *out = (u32)(kind == 2 ? number(d, "clock_mem_max", memory_clock(d))
+                         : number(d, "clock_sm_max", sm_clock(d)));
   return OK;
 }
 int nvmlDeviceGetTemperature(device_t d, u32 sensor, u32 *out) {
@@ -440,8 +516,9 @@ int nvmlDeviceGetTemperatureV(device_t d, struct temperature *out) {
 }
 int nvmlDeviceGetTemperatureThreshold(device_t d, u32 kind, u32 *out) {
   REQUIRE(d);
-  if (kind > 1) return NOT_SUPPORTED;
-  *out = kind ? 87 : 92; /* 0 shutdown, 1 slowdown */
+  if (kind > 3 || (kind == 2 && cc(d) == 89)) return NOT_SUPPORTED; /* HBM has a sensor */
+  static const u32 healthy[] = {92, 87, 95, 85}; /* shutdown, slowdown, most of memory and of GPU */
+  *out = kind == 1 ? (u32)number(d, "temperature_slowdown", healthy[1]) : healthy[kind];
   return OK;
 }
 int nvmlDeviceGetPowerUsage(device_t d, u32 *out) {
@@ -449,7 +526,9 @@ int nvmlDeviceGetPowerUsage(device_t d, u32 *out) {
   *out = (u32)number(d, "power_mw", 70000);
   return OK;
 }
-static u32 power_limit(device_t d) { return cc(d) == 90 ? 700000 : cc(d) == 89 ? 350000 : 300000; }
+static u32 power_limit(device_t d) {
+  return cc(d) >= 100 ? 1000000 : cc(d) == 90 ? 700000 : cc(d) == 89 ? 350000 : 300000;
+}
 int nvmlDeviceGetPowerManagementDefaultLimit(device_t d, u32 *out) {
   REQUIRE(d);
   *out = (u32)number(d, "power_limit_default_mw", power_limit(d));
@@ -481,9 +560,9 @@ int nvmlDeviceGetUtilizationRates(device_t d, struct utilization *out) {
 }
 struct violation { u64 reference_us, violation_us; };
 int nvmlDeviceGetViolationStatus(device_t d, u32 kind, struct violation *out) {
-  (void)kind;
   REQUIRE(d);
-  *out = (struct violation){1000000, 0};
+  if (kind > 1) return NOT_SUPPORTED;
+  *out = (struct violation){1000000, number(d, kind ? "violation_thermal_ns" : "violation_power_ns", 0)};
   return OK;
 }
 
@@ -497,18 +576,12 @@ int nvmlDeviceGetViolationStatus(device_t d, u32 kind, struct violation *out) {
   }
 PCIE(nvmlDeviceGetCurrPcieLinkGeneration, "pcie_gen", 5)
 PCIE(nvmlDeviceGetMaxPcieLinkGeneration, "pcie_gen_max", 5)
-PCIE(nvmlDeviceGetGpuMaxPcieLinkGeneration, "pcie_gen_max", 5)
+/* what the GPU is made for, whatever its slot can do */
+PCIE(nvmlDeviceGetGpuMaxPcieLinkGeneration, "pcie_gen_gpu", number(d, "pcie_gen_max", 5))
 PCIE(nvmlDeviceGetCurrPcieLinkWidth, "pcie_width", 16)
 PCIE(nvmlDeviceGetMaxPcieLinkWidth, "pcie_width_max", 16)
 PCIE(nvmlDeviceGetPcieReplayCounter, "pcie_replay", 0)
 
-static u32 nvlinks(device_t d) { /* SXM parts: V100 6, A100 12, H100 18 links */
-  char name[96] = "";
-  text(d, "name", name, sizeof name);
-  int sxm = strstr(name, "SXM") || strstr(name, "HBM3");
-  int c = cc(d);
-  return (u32)number(d, "nvlinks", !sxm ? 0 : c >= 90 ? 18 : c >= 80 ? 12 : 6);
-}
 int nvmlDeviceGetNvLinkState(device_t d, u32 link, u32 *out) {
   REQUIRE(d);
   if (link >= 18) return INVALID_ARGUMENT;
@@ -523,10 +596,23 @@ int nvmlDeviceGetNvLinkVersion(device_t d, u32 link, u32 *out) {
   return OK;
 }
 int nvmlDeviceGetNvLinkErrorCounter(device_t d, u32 link, u32 counter, u64 *out) {
-  (void)counter;
+  static const char *names[] = {"nvlink_replay", "nvlink_recovery", "nvlink_crc_flit", "nvlink_crc_data"};
+  REQUIRE(d);
+  if (link >= nvlinks(d) || counter > 3) return NOT_SUPPORTED;
+  *out = link == 0 ? number(d, names[counter], 0) : 0; /* a bad cable is bad on one link */
+  return OK;
+}
+int nvmlDeviceGetNvLinkCapability(device_t d, u32 link, u32 capability, u32 *out) {
   REQUIRE(d);
   if (link >= nvlinks(d)) return NOT_SUPPORTED;
-  *out = number(d, "nvlink_errors", 0);
+  if (capability > 5) return INVALID_ARGUMENT;
+  *out = capability != 4; /* all but SLI bridges */
+  return OK;
+}
+int nvmlDeviceGetNvLinkRemoteDeviceType(device_t d, u32 link, u32 *out) {
+  REQUIRE(d);
+  if (link >= nvlinks(d)) return NOT_SUPPORTED;
+  *out = sim_pci_count("0x068000") ? 2 : 0; /* a switch, or another GPU */
   return OK;
 }
 int nvmlDeviceGetP2PStatus(device_t a, device_t b, u32 index, u32 *out) {
@@ -569,7 +655,9 @@ int nvmlDeviceGetGpuFabricInfoV(device_t d, struct fabric_v3 *out) {
   if (code) return code;
   memset(out->cluster, 0, sizeof out->cluster);
   out->status = status, out->clique = 0, out->state = state;
-  out->health = 2; /* bandwidth not degraded */
-  if (out->version == 0x3000028) out->summary = 1; /* healthy */
+  /* pairs of bits, 2 is no: bandwidth degraded, route recovers, route unhealthy, access timeout;
+   * from bit 8 the configuration, 1 is right */
+  out->health = (u32)number(d, "fabric_health", 0x1aa);
+  if (out->version == 0x3000028) out->summary = (u32)number(d, "fabric_summary", 1); /* healthy */
   return OK;
 }

@@ -1,0 +1,98 @@
+"""Heat and what holds clocks down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from verify.applies import Scene
+from verify.checks import Look, check
+from verify.gpus import answering, part, told
+
+HARDWARE = {
+    0x08: "hardware slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake from outside the GPU",
+}
+THERMAL = {0x20: "software thermal slowdown"}
+"""Bits of NVML's clocks event reasons (nvml.h; research: verification 1.5, 6.2). Idle, a limit of
+power at work and clocks that somebody set are no fault."""
+
+
+@check(
+    "gpu.clocks",
+    component="gpu",
+    needs=("nvml", "clocks"),
+    action="drain",
+    source="NVML API: clocks event reasons, each bit by itself; research: verification 1.5, 1.14 3",
+    fault="nvml:5:clocks_event_reasons=0x89",
+)
+def test_clocks(
+    scene: Scene,
+    gpus: list[dict[str, Any]],
+    threshold: Callable[[str], float],
+    look: Look,
+) -> None:
+    """Neither heat nor the power supply holds a GPU's clocks down."""
+    for gpu in answering(gpus, scene, look):
+        reasons = told(gpu, "clocks.reasons", "why clocks are low", look)
+        if reasons is None:
+            continue
+        hard = [name for bit, name in HARDWARE.items() if reasons & bit]
+        soft = [name for bit, name in THERMAL.items() if reasons & bit]
+        left = margin(gpu)
+        hot = left is not None and left < threshold("gpu.margin-c")
+        look.at(
+            part(gpu),
+            "what holds the clocks down",
+            found=hard + soft,
+            expected=[],
+            verdict="fail" if hard else "degraded",
+            action="drain" if hard else "keep",
+            evidence=(f"reasons {reasons:#x}; nvidia-smi -i {gpu['index']} -q -d PERFORMANCE",),
+            because="gpu.temperature" if hot and not reasons & 0x80 else "",
+        )
+
+
+def margin(gpu: dict[str, Any]) -> int | None:
+    """Degrees between a GPU and the temperature at which it slows itself down; None: not told."""
+    heat = gpu["heat"] or {}
+    if heat.get("gpu") is None or heat.get("slowdown") is None:
+        return None
+    return int(heat["slowdown"]) - int(heat["gpu"])
+
+
+@check(
+    "gpu.temperature",
+    component="gpu",
+    needs=("nvml", "heat"),
+    action="drain",
+    source="NVML API: temperature and the device's own thresholds; research: verification 1.5",
+    fault="nvml:3:temperature=91",
+)
+def test_temperature(
+    scene: Scene,
+    gpus: list[dict[str, Any]],
+    threshold: Callable[[str], float],
+    look: Look,
+) -> None:
+    """Every GPU and its memory are cooler than what the device itself takes for too hot."""
+    least = threshold("gpu.margin-c")
+    for gpu in answering(gpus, scene, look):
+        for sensor, limit, what in (
+            ("gpu", "slowdown", "temperature"),
+            ("memory", "memory_max", "temperature of memory"),
+        ):
+            found = told(gpu, f"heat.{sensor}", what, look)
+            most = told(gpu, f"heat.{limit}", f"most {what}", look)
+            if found is None or most is None:
+                continue
+            look.at(
+                part(gpu),
+                what,
+                found=f"{found} C",
+                expected=f"{least:g} C below {most} C, the device's own limit",
+                held=most - found >= least,
+                verdict="degraded" if found < most else "fail",
+                baseline="physics",
+            )
