@@ -78,7 +78,6 @@ class Open(Model):
     asked: tuple[str, ...]
     known: tuple[str, ...]
     minutes: int
-    strict: bool = False
     hosts: dict[str, Waits]
 
 
@@ -119,9 +118,7 @@ def read_open(place: Path) -> Open | None:
         return None
 
 
-def begin(
-    fleet: Fleet, question: Question, place: Path, strict: bool
-) -> tuple[list[Answer], Attended]:
+def begin(fleet: Fleet, question: Question, place: Path) -> tuple[list[Answer], Attended]:
     """Start level deep on every host: the answers of those where it did not start, and what is to
     be attended."""
     silent: list[Answer] = []
@@ -135,7 +132,6 @@ def begin(
             asked=tuple(sorted(question.asked)),
             known=tuple(sorted(question.known)),
             minutes=question.minutes,
-            strict=strict,
             hosts={},
         ),
     )
@@ -227,9 +223,21 @@ def _look(
             known = isinstance(told, Answer)
             answer = told if known else Answer(name, message=f"{name}: {printable(str(told))}")
             attended.said[name] = answer.silence
-            note = f"its soak goes on: gpufleet status {run} asks again"
+            note = f"its soak goes on: gpufleet status {attended.place.name} asks again"
             yield name, Answer(name, silence=answer.silence, message=answer.message,
                                notes=(*answer.notes, note)), LATEST_S / 4  # fmt: skip
+
+
+def newest(fleet: Fleet, bundle: Bundle) -> Iterator[tuple[str, Told | Answer]]:
+    """What every host says of its newest run of level deep, whoever has started it."""
+
+    def work(host: Host) -> Told | Answer:
+        request = {"prefix": host.spec.prefix}
+        return converse(host, bundle, "poll", lambda _: _words("", request))
+
+    for name, told in _each(fleet, work):
+        known = isinstance(told, Told | Answer)
+        yield name, told if known else Answer(name, message=f"{name}: {printable(str(told))}")
 
 
 def running(told: Told) -> str:
@@ -251,7 +259,7 @@ def _refused(name: str, told: Told, fleet: Fleet) -> str:
 
 def _answer(name: str, told: Told, attended: Attended) -> Answer:
     """What a host came to, or how far it is."""
-    run, notes = attended.open.run, told.partial
+    run, notes = attended.place.name, told.partial
     if told.state in ("running", "started"):
         text = f"{name}: level deep runs there ({running(told)}): gpufleet status {run} collects it"
         return Answer(name, message=text)

@@ -60,6 +60,8 @@ class Question:
     """User that training runs as; "" leaves the choice to each host."""
     via: Literal["", "slurm"] = ""
     minutes: int = 0
+    detach: bool = False
+    """Level deep: do not wait for its end."""
     rendezvous: Mapping[str, dict[str, str | int | bool]] = field(default_factory=dict)
     """Host -> where and with how many it trains across hosts."""
 

@@ -122,7 +122,8 @@ def whole_rounds(memory: Document) -> int:
     """Rounds of the memory test that had every pattern; the payload's own count is not believed
     beyond its patterns."""
     times = [memory["patterns"].get(kind, 0) // most for kind, most in KINDS.items()]
-    return min(int(memory["rounds"]), *times)
+    found: int = min(memory["rounds"], *times)
+    return found
 
 
 def sag(rates: list[list[float]]) -> tuple[float, float] | None:

@@ -154,6 +154,20 @@ class Run:
         self._write()
         self.event("run-started", command=self._file.command)
 
+    @classmethod
+    def again(cls, directory: Path, redact: Redactor) -> "Run":
+        """A run that goes on in its directory. Raises OSError or ValueError when it is none."""
+        found = read_run(directory)
+        self = cls.__new__(cls)
+        self.redact, self.directory, self.id = redact, directory, directory.name
+        self._logs = {}
+        self._journal = (directory / "journal.jsonl").open("a", encoding="utf-8")
+        self.statuses = dict(found.hosts)
+        self._file = found
+        self._write(controller=controller(), pid=os.getpid(), state="running", ended="", exit=None)
+        self.event("run-resumed")
+        return self
+
     def event(self, event: str, host: str = "", **data: Any) -> None:
         """Add one line to the journal and flush it."""
         entry: dict[str, Any] = {"time": now(), "event": event}
@@ -201,7 +215,7 @@ class Run:
 def begin(command: str, words: list[str], fleet: "Fleet", wave: "Fleet") -> Run:
     """The run directory of `gpufleet command words` over the hosts of `wave`; every secret of the
     fleet is kept out of it. Raises WrongInput when it cannot be made."""
-    redact = Redactor(secret for host in fleet.hosts.values() for secret in secrets_of(host.data))
+    redact = redactor(fleet)
     try:
         return Run(
             RUNS,
@@ -213,6 +227,20 @@ def begin(command: str, words: list[str], fleet: "Fleet", wave: "Fleet") -> Run:
     except OSError as error:
         why = f"cannot be written ({error.strerror}): run gpufleet in a folder of yours"
         raise WrongInput([Fault(str(RUNS.absolute()), "", why)]) from None
+
+
+def redactor(fleet: "Fleet") -> Redactor:
+    """Of every secret in an inventory."""
+    return Redactor(secret for host in fleet.hosts.values() for secret in secrets_of(host.data))
+
+
+def again(directory: Path, fleet: "Fleet") -> Run:
+    """The run in a directory, to go on with. Raises WrongInput when it cannot be written."""
+    try:
+        return Run.again(directory, redactor(fleet))
+    except OSError as error:
+        why = f"cannot be written ({error.strerror}): it is of another user, or the disk is full"
+        raise WrongInput([Fault(str(directory), "", why)]) from None
 
 
 def read_run(directory: Path) -> RunFile:

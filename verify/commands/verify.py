@@ -21,6 +21,7 @@ from deploy.lock import lock_path, read_lock
 from verify.bundle import with_site
 from verify.checks import Check
 from verify.commands import options
+from verify.commands.deep import answers
 from verify.commands.options import add_arguments as add_arguments
 from verify.expectation import expectations
 from verify.judge import exit_code, judge
@@ -30,14 +31,15 @@ from verify.report.html import write_page
 from verify.report.read import look, read_view
 from verify.report.terminal import show
 from verify.results import HostVerification, Level
-from verify.runner import Question, ask_all
+from verify.runner import Question
 from verify.site_checks import folder_of, read_site
 
 MINUTES = 15
 """How long level deep loads a host when nothing else is said."""
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, record: Run | None = None) -> int:
+    """`record` is a run whose level deep is to be collected; without one a new run begins."""
     folder = folder_of(Path(arguments.inventory), arguments.checks)
     site = read_site(folder if folder and folder.is_dir() else None, catalogue())
     known = {**catalogue(), **site.checks}
@@ -58,11 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
         train_as=arguments.train_as or "",
         via=arguments.via or "",
         minutes=arguments.minutes or MINUTES,
+        detach=arguments.detach,
         accept_hardware=arguments.accept_hardware,
         bundle=with_site(site.files),
     )
     say = sys.stderr if arguments.json == "-" else sys.stdout
-    record = begin("verify", [arguments.inventory, *options.given(arguments)], fleet, asked)
+    words = [arguments.inventory, *options.given(arguments)]
+    record = record or begin("verify", words, fleet, asked)
     code = None
     try:
         if lock is not None:
@@ -92,7 +96,7 @@ def verify(fleet: Fleet, question: Question, record: Run) -> list[HostVerificati
     """Ask every host, and record each verdict as it comes."""
     found = []
     with Waiting(f"verifying ({question.level})", fleet.hosts, sys.stderr) as waiting:
-        for answer in ask_all(fleet, question):
+        for answer in answers(fleet, question, record):
             one = judge(answer)
             for note in one.notes:
                 record.event("note", one.host, text=note)
