@@ -145,6 +145,7 @@ def request_for(host: Host, user: str, question: Question, nonce: str) -> Reques
         env=question.env,
         via=question.via,
         minutes=question.minutes,
+        rendezvous=question.rendezvous.get(host.name),
         thresholds=dict(host.spec.thresholds),
         accept_hardware=question.accept_hardware,
     )

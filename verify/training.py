@@ -40,11 +40,11 @@ class Unusable(Exception):  # noqa: N818 - an answer, not a fault
 # ---- the form of the document; "?" behind a key: what a rank that did not get there leaves out
 
 _FIGURE = (float, int, type(None))
-_WRONG = {
+_WRONG: Document = {
     "operation": str, "length": int, "turn": int, "elements": int, "index": int,
     "found": _FIGURE, "wanted": _FIGURE, "source": (int, type(None)),
 }  # fmt: skip
-_MODEL = {
+MODEL: Document = {
     "parameters": int,
     "gradient": {
         "relative": _FIGURE, "norm": _FIGURE, "worst": str, "sums": [int], "ranks": int,
@@ -56,7 +56,7 @@ _MODEL = {
         "unit": str, "together": float, "alone": float, "warm_up_steps": int, "steps": int,
     },
 }  # fmt: skip
-_RANK = {
+RANK: Document = {
     "rank": int,
     "pid": int,
     "state": str,
@@ -90,8 +90,8 @@ _RANK = {
         "compared": int, "sent_wrong": int, "received_wrong": int, "first": str,
         "reference": str, "largest": int, "exact_below": int,
     },
-    "transformer?": _MODEL,
-    "cnn?": _MODEL,
+    "transformer?": MODEL,
+    "cnn?": MODEL,
     "libraries?": {str: str},
 }  # fmt: skip
 _RUN = {
@@ -114,7 +114,7 @@ _FORM = {
     "seconds": float,
     "perturbed": str,
     "run": (_RUN, {}),
-    "ranks": [_RANK],
+    "ranks": [RANK],
 }
 
 
@@ -164,6 +164,15 @@ def _name(form: type) -> str:
 
 def read(said: Document, ranks: int) -> Document:
     """The document in what within.py says of the payload. Raises Unusable with the reason."""
+    found = told(said)
+    wrong = faults(found, _FORM) or _contradictions(found, ranks)
+    if wrong:
+        raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
+    return found
+
+
+def told(said: Document) -> Document:
+    """The one document, of whatever form, that a payload of ours printed. Raises Unusable."""
     last = " | ".join(str(said["err"]).strip().splitlines()[-3:])[-300:]
     if said["hung"]:
         raise Unusable(f"it never came back from stage {said['stage'] or 'start'}", hung=True)
@@ -175,15 +184,17 @@ def read(said: Document, ranks: int) -> Document:
     lines = [line for line in out.splitlines() if line.startswith(MARK)]
     if len(lines) != 1:
         raise Unusable(f"it printed {len(lines)} documents instead of one")
+    return parsed(lines[0][len(MARK) :])
+
+
+def parsed(text: str) -> Document:
+    """A document of schema 1 from its text. Raises Unusable."""
     try:
-        found = json.loads(lines[0][len(MARK) :], parse_constant=_no_constant)
+        found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise Unusable("its document is no JSON: truncated, or mixed with other output") from None
     if not isinstance(found, dict) or found.get("schema") != 1:
         raise Unusable("its document has another schema than 1")
-    wrong = faults(found, _FORM) or _contradictions(found, ranks)
-    if wrong:
-        raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
     return found
 
 
