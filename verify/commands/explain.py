@@ -1,4 +1,5 @@
-"""Explain a check (what it claims, why, what turns it red) or a host's verdict in a verify run.
+"""Explain a check (what it claims, why, what turns it red), a code of the kernel log (xid-79,
+sxid-20034), or a host's verdict in a verify run.
 
 Reads only. Without RUN it is the newest verify run below runs/ that has the host. Exit codes: 0 it
 was explained, 2 wrong input; an unknown name comes back with the nearest ones.
@@ -14,6 +15,7 @@ from deploy.fleet.errors import Fault, WrongInput
 from deploy.fleet.runs import printable
 from verify.checks import LEVELS, Check
 from verify.commands import options
+from verify.commands.explain_code import code_of, of_code
 from verify.report.advice import DO
 from verify.report.age import ago
 from verify.report.catalogue import catalogue
@@ -26,7 +28,9 @@ from verify.results import Measurement
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="CHECK|HOST", help="as gpu.ecc, or a host of a run")
+    parser.add_argument(
+        "name", metavar="CHECK|XID|HOST", help="as gpu.ecc, xid-79, or a host of a run"
+    )
     parser.add_argument("run", nargs="?", metavar="RUN", help="id or directory of a run")
 
 
@@ -35,6 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     check = catalogue().get(name)
     if check is not None:
         write(lambda width: of_check(check, width), sys.stdout)
+        return exits.OK
+    code = code_of(name)
+    if code is not None:
+        write(lambda width: of_code(*code, width), sys.stdout)
         return exits.OK
     view = read_view(_run_with(name, arguments.run))
     write(lambda width: of_host(name, view, width), sys.stdout)
