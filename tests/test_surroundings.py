@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from deploy.fleet.inventory import Fleet, Host
+from deploy.fleet.spec import NodeSpec
 from tests import around, reported
 from tests.test_host_report import tools
 from verify import kernel_lines as table
 from verify import own, thresholds
 from verify.applies import NEEDS
+from verify.expectation import threshold_faults
 from verify.payload import iommu_parts, kernel_lines, mount_parts, network_parts, system_parts
 
 
@@ -409,3 +412,16 @@ def test_every_threshold_has_a_source_and_a_name_that_is_read_somewhere() -> Non
 def test_what_a_host_without_gpus_and_ports_is_not_asked() -> None:
     for name in ("network", "peers", "hardware-record"):
         assert NEEDS[name](reported.scene("none")).kind == "not-asked"
+
+
+def test_a_threshold_that_no_check_reads_is_refused_for_all_hosts_at_once() -> None:
+    good = Host("gpu3", (), NodeSpec(thresholds={"disk.root-mib": 100.0}), {})
+    wrong = {"disk.rot-mib": 1.0, "zzz.unheard": 2.0}
+    bad = [Host(name, (), NodeSpec(thresholds=wrong), {}) for name in ("gpu1", "gpu2")]
+    fleet = Fleet("lab", None, {one.name: one for one in (*bad, good)})
+    faults = threshold_faults(fleet)
+    assert [(one.where, one.key) for one in faults] == [("gpu[1-2]", "thresholds")] * 2
+    assert "did you mean disk.root-mib?" in faults[0].message
+    assert "; known: " in faults[1].message
+    assert "disk.root-mib, " in faults[1].message
+    assert threshold_faults(Fleet("lab", None, {"gpu3": good})) == []

@@ -207,6 +207,15 @@ def test_a_stale_lock_is_warned_of_and_the_run_goes_on(lab: Lab, capsys: Capture
     assert warned["hosts"] == ["gpu1", "gpu2"]
 
 
+def test_a_threshold_that_no_check_reads_is_wrong_input(lab: Lab, capsys: Captured) -> None:
+    lab.add("gpu1")
+    assert main(["verify", inventory(lab, thresholds={"disk.rot-mib": 1, "zzz.a": 2})]) == 2
+    said = capsys.readouterr().err
+    assert "no check reads 'disk.rot-mib'; did you mean disk.root-mib?" in said
+    assert "no check reads 'zzz.a'; known: " in said
+    assert not Path("runs").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_wrong_input(lab: Lab, capsys: Captured) -> None:
     lab.add("gpu1")
     Path("runs").write_text("")

@@ -1,7 +1,12 @@
 """What the fleet's lock makes every host expect, and where it answers no more. Pure."""
 
+from difflib import get_close_matches
+
+from deploy.fleet.errors import Fault
 from deploy.fleet.inventory import Fleet
+from deploy.fleet.names import fold
 from deploy.lock import Lock, expected_state, spec_digest
+from verify import thresholds
 
 Expected = dict[str, dict[str, object] | None]
 
@@ -32,3 +37,18 @@ def expectations(fleet: Fleet, lock: Lock | None) -> tuple[Expected, dict[str, s
         elif stack is None:
             warnings[name] = f"is not in the lock: held against its own record; run {again}"
     return expected, warnings
+
+
+def threshold_faults(fleet: Fleet) -> list[Fault]:
+    """Names in the inventory's `thresholds` that no check reads, one fault a name with its hosts:
+    a figure that nothing reads would let its owner believe that something is held against it."""
+    hosts: dict[str, list[str]] = {}
+    for host in fleet.hosts.values():
+        for name in thresholds.unknown(dict(host.spec.thresholds)):
+            hosts.setdefault(name, []).append(host.name)
+    faults = []
+    for name, among in sorted(hosts.items()):
+        near = get_close_matches(name, thresholds.THRESHOLDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(thresholds.THRESHOLDS)}"
+        faults.append(Fault(fold(among), "thresholds", f"no check reads {name!r}; {hint}"))
+    return faults

@@ -85,7 +85,8 @@ def nodes(fleet: LiveFleet, tmp_path_factory: pytest.TempPathFactory) -> Nodes:
     wheels = fleet.document["wheels_by_build_url"]
     cuda = {"torch": "2.13.0", "torch_build": "cu130", "torch_index": f"{wheels}/cu130"}
     cuda["cuda"] = "none"  # no fault needs the toolkit, and its thirty packages take long
-    lab.wish({H100: DRIVER_ONLY, V100: DRIVER_ONLY, L40S: cuda})
+    around = {"mounts": ["/data"], "network_ports": 8}
+    lab.wish({H100: {**DRIVER_ONLY, **around}, V100: DRIVER_ONLY, L40S: cuda})
     done = lab.apply()
     assert done.status == 0, status(done)
     nodes = Nodes(fleet)
