@@ -34,6 +34,10 @@ def rank(number: int, gpu: Document | None, world: int) -> Document:
         "at": "leaves the process group",
         "steps": 300,
         "inside": True,
+        "calls": 60,
+        "collective": "",
+        "sequence": None,
+        "stack": [],
         "ended": True,
         "gone": True,
         "abandoned": False,
@@ -129,6 +133,7 @@ def benched(gpus: list[Document], relation: str = "NV18") -> Document:
     return {
         "schema": 1,
         "payload": "0123456789abcdef",
+        "host": "h1",
         "world": world,
         "asked_device": "cpu" if cpu else "cuda",
         "limit_s": 100.0,

@@ -27,21 +27,8 @@ PARTS = ("products", "memory", "copies", "peer", "collectives", "repeats")
 _NUMBER = (float, int, type(None))
 _COUNT = (int, type(None))
 _RANK = {
-    "rank": int,
-    "pid": int,
-    "state": str,
-    "stage": str,
-    "at": str,
-    "steps": int,
-    "inside": bool,
-    "ended": bool,
-    "gone": bool,
-    "abandoned": bool,
-    "code": _COUNT,
-    "error": str,
-    "others": bool,
-    "stderr": str,
-    "device": ({"kind": str, "index": _COUNT, "uuid": str, "name": str}, type(None)),
+    # What ranks.py makes of every payload's ranks.
+    **{key: form for key, form in training.RANK.items() if not key.endswith("?")},
     "stages?": {str: float},
     "loaded?": [float],
     "products?": {
@@ -97,6 +84,7 @@ _LOAD = {"state": str, "error": str, "gpus": [_LOADED], "relations": {str: str}}
 _FORM = {
     "schema": int,
     "payload": str,
+    "host": str,
     "world": int,
     "asked_device": str,
     "limit_s": float,
@@ -219,14 +207,6 @@ def stand_in(number: int, document: Document, gpus: list[Document]) -> Component
             if gpu["index"] == number:
                 return part(gpu)
     return component(number, document, gpus)
-
-
-def evidence(rank: Document, document: Document) -> list[str]:
-    """Lines that show how a rank failed."""
-    lines = [f"rank {rank['rank']} of {document['world']}"]
-    lines += [rank["error"].splitlines()[0]] if rank["error"] else []
-    lines += [line for line in rank["stderr"].splitlines() if line.strip()][-6:]
-    return [*lines, *perturbed(document)]
 
 
 def perturbed(document: Document) -> list[str]:

@@ -146,7 +146,7 @@ def test_ended(
             found="ended" if rank["ended"] else training.failure(rank),
             expected="ended",
             verdict="hung" if rank["state"] == "hung" else "fail",
-            evidence=bench.evidence(rank, document),
+            evidence=training.evidence(rank, document),
         )
     if all(rank["ended"] for rank in document["ranks"]):
         measure("bench.seconds", "s", document["seconds"], HOST, **conditions(document))

@@ -17,7 +17,7 @@ rank:
 
 Each rank writes down where it is before each step, in a private directory, so that a rank that
 dies, hangs or fails is named with its stage. Meanwhile gpu_load.py samples NVML. Nothing resolves a
-host name. Standard library and torch (2.1 or newer) only; Python 3.10 must do.
+host name. Standard library, torch (2.1 or newer) and ranks.py beside it; Python 3.10 must do.
 """
 
 import argparse
@@ -35,27 +35,40 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+HERE = Path(__file__).resolve().parent
+# This script's folder holds modules that are no top-level names.
+sys.path[:] = [str(HERE.parent.parent), *(place for place in sys.path if place != str(HERE))]
+
+from verify.payload.ranks import (  # noqa: E402
+    RECORDER,
+    STOPPED,
+    Record,
+    StopAskedError,
+    Trail,
+    end,
+    fail,
+    keep_time,
+    name_states,
+    perturbations,
+    read_record,
+    say,
+    stop,
+    tail,
+    watch,
+)
 
 SCHEMA = 1
 LIMIT = 100.0
 """Seconds after which a run is stopped whatever it does; a healthy one takes half of it."""
 PATIENCE = 30.0
 """Seconds that a rank waits for the others within one step."""
-GRACE = 2.0
-"""Seconds that the others get to say what they saw, once a rank has failed."""
-KILL_S = 0.7
-"""Seconds that SIGKILL may take before a process counts as one that cannot be killed."""
-STOPPED = 4
-"""Exit status of a rank that was still at it at its limit."""
 STAGES = (
     "start", "rendezvous", "products", "memory", "copies", "peer", "collectives", "repeats",
     "leave",
@@ -75,7 +88,6 @@ PERTURB = "GPUFLEET_BENCH_PERTURB"
 FOLDER = "GPUFLEET_BENCH_FOLDER"
 PR_SET_PDEATHSIG = 1
 SEED = 20_261
-MOST_TEXT = 1500
 MOST_SAID = 390
 """Lines of NCCL's own that are handed on, of each rank."""
 NOT_ON_CPU = (
@@ -83,8 +95,6 @@ NOT_ON_CPU = (
     "products in fp8, fp16 and TF32", "copies from and to pinned memory", "GPU memory",
     "clocks, power and the PCIe link under load", "DataParallel",
 )  # fmt: skip
-
-Record = dict[str, Any]
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -112,12 +122,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return asked
 
 
-def perturbations(text: str) -> list[tuple[str, str, str]]:
-    """Kind, rank and stage ("" for the usual one) of each fault that tests want."""
-    parts = [f"{one}::".split(":") for one in text.split(",") if one]
-    return [(kind, rank, ":".join(more).rstrip(":")) for kind, rank, *more in parts]
-
-
 def pretended(asked: argparse.Namespace) -> list[str]:
     """What a CPU pretends to have, since a test wants to see it fail."""
     kinds = {kind for kind, _, _ in perturbations(asked.perturb)}
@@ -131,14 +135,14 @@ def launch(asked: argparse.Namespace) -> int:
     """Start the ranks, watch them, print the document. The ranks stay in this process group."""
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="gpufleet-bench-"))
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     ranks: list[subprocess.Popen[bytes]] = []
     sampler: subprocess.Popen[bytes] | None = None
     try:
         sampler = sample(asked, folder)
         for rank in range(asked.ranks):
             ranks.append(start(rank, asked, folder))
-        watch(ranks, folder, began + asked.limit, asked.patience)
+        watch(ranks, folder, began + asked.limit, asked.patience, STAGES)
     except StopAskedError:
         say("told to stop")
     finally:
@@ -149,6 +153,7 @@ def launch(asked: argparse.Namespace) -> int:
     for rank, record in enumerate(records):
         code = codes[rank] if rank < len(codes) else None
         gone = code not in (None, STOPPED)
+        record.pop("stopped", None)
         abandoned = rank < len(ranks) and ranks[rank].poll() is None
         record |= {"code": code, "gone": gone, "abandoned": abandoned}
         record["stderr"] = tail(folder / f"rank-{rank}.err")
@@ -159,14 +164,6 @@ def launch(asked: argparse.Namespace) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     print("GPUFLEET " + json.dumps(answer, separators=(",", ":")), flush=True)
     return 0
-
-
-class StopAskedError(Exception):
-    """SIGTERM came: make the document of what there is."""
-
-
-def _stop(number: int, frame: object) -> None:
-    raise StopAskedError
 
 
 def start(rank: int, asked: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
@@ -219,116 +216,6 @@ def stop_sampling(sampler: subprocess.Popen[bytes] | None, folder: Path) -> Reco
     return left
 
 
-def watch(
-    ranks: list[subprocess.Popen[bytes]], folder: Path, until: float, patience: float
-) -> None:
-    """Wait until all are done; or one failed and the others had their say; or nothing moves."""
-    places: list[Record] = []
-    moved, failed, shown = time.monotonic(), math.inf, ""
-    while True:
-        codes = [process.poll() for process in ranks]
-        now = time.monotonic()
-        here = [read_place(folder, rank) for rank in range(len(ranks))]
-        if here != places:
-            places, moved = here, now
-            stage = min((place["stage"] for place in places), key=STAGES.index)
-            if stage != shown:
-                say(f"stage: {stage}")
-                shown = stage
-        if None not in codes or now > until or now > failed + GRACE:
-            return
-        if failed == math.inf and any(codes):
-            failed = now
-        # Before they have met, slow disks may keep one reading torch for long: only `until` counts.
-        met = all(STAGES.index(place["stage"]) > STAGES.index("rendezvous") for place in places)
-        if met and now > moved + patience + 5:
-            say(f"no rank has moved for {now - moved:.0f} s")
-            return
-        time.sleep(0.05)
-
-
-def end(ranks: list[subprocess.Popen[bytes]]) -> None:
-    """Kill what still runs, and leave behind what does not even take that."""
-    for process in ranks:
-        if process.poll() is None:
-            process.kill()
-    until = time.monotonic() + KILL_S
-    while any(process.poll() is None for process in ranks) and time.monotonic() < until:
-        time.sleep(0.01)
-
-
-def say(text: str) -> None:
-    """Write a line for people."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def tail(path: Path) -> str:
-    """The end of a file, as text."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - MOST_TEXT))
-            return file.read(MOST_TEXT).decode(errors="replace")
-    except OSError:
-        return ""
-
-
-# ---------------------------------------------------------------- what ranks leave, and who failed
-
-
-def read_place(folder: Path, rank: int) -> Record:
-    """Where a rank says it is: steps begun, stage, what; `inside` what needs the others or not."""
-    try:
-        line = (folder / f"rank-{rank}.at").read_text().strip()
-        steps, where, stage, what = line.split(" ", 3)
-        place = {"steps": int(steps), "inside": where == "in", "stage": stage, "at": what}
-    except (OSError, ValueError):
-        return {"steps": 0, "inside": False, "stage": "start", "at": "starting Python"}
-    return place
-
-
-def read_record(folder: Path, rank: int) -> Record:
-    """What a rank has left of its measurements, with where it is."""
-    empty = {"rank": rank, "pid": 0, "device": None, "error": "", "others": False, "ended": False}
-    try:
-        left: Record = json.loads((folder / f"rank-{rank}.json").read_text())
-    except (OSError, ValueError):
-        left = {}
-    return empty | left | read_place(folder, rank)
-
-
-def name_states(records: list[Record]) -> None:
-    """Set each rank's state: ended, died, raised, hung; or lost, when another's failure took it.
-
-    A rank that stops leaves the others waiting, and how they end (an error of the connection,
-    NCCL's abort, our kill) says nothing about them. So the cause is looked for, in this order: who
-    ended by itself outside a common step or with an error of its own; who died inside one; who is
-    behind the others; else nobody is told apart and all are named.
-    """
-    for record in records:
-        if record["ended"]:
-            record["state"] = "ended"
-        elif record["error"]:
-            record["state"] = "raised"
-        else:
-            record["state"] = "died" if record["gone"] else "hung"
-    left = [record for record in records if record["state"] != "ended"]
-    own = [
-        record
-        for record in left
-        if (record["state"] == "raised" and not record["others"])
-        or (record["state"] == "died" and not record["inside"])
-    ]
-    # NCCL's watchdog aborts a process (SIGABRT) that waited in vain for another.
-    died = [one for one in left if one["state"] == "died" and one["code"] != -signal.SIGABRT]
-    apart = [one for one in left if one["state"] == "hung" and not one["inside"]]
-    least = min((one["steps"] for one in left), default=0)
-    behind = [one for one in left if one["steps"] == least]
-    causes = own or died or apart or behind
-    for record in left:
-        if not any(record is cause for cause in causes):
-            record["state"] = "lost"
-
-
 def document(records: list[Record], asked: argparse.Namespace, *, seconds: float) -> Record:
     """The one document: what was run, and each rank's part."""
     name_states(records)
@@ -338,6 +225,7 @@ def document(records: list[Record], asked: argparse.Namespace, *, seconds: float
     return {
         "schema": SCHEMA,
         "payload": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16],
+        "host": os.uname().nodename[:200],
         "world": len(records),
         "asked_device": asked.device,
         "limit_s": asked.limit,
@@ -463,72 +351,6 @@ if __name__ == "__main__" and "RANK" not in os.environ:
 # ---------------------------------------------------------------- one rank
 
 
-class Trail:
-    """Where this rank is and what it has measured, written down for when it cannot say it."""
-
-    def __init__(self, folder: Path, rank: int, perturb: str) -> None:
-        self.folder, self.rank = folder, rank
-        self.steps = self.in_stage = 0
-        self.stage, self.began = "start", time.monotonic()
-        self.record: Record = {"rank": rank, "pid": os.getpid(), "stages": {}, "ended": False}
-        self.faults = [
-            (kind, stage) for kind, who, stage in perturbations(perturb) if int(who) == rank
-        ]
-        self.file = os.open(folder / f"rank-{rank}.at", os.O_CREAT | os.O_WRONLY, 0o600)
-        self.save()
-        self.at("Python started")
-
-    def at(self, what: str, *, inside: bool = False) -> None:
-        """Say what comes next; `inside`: it needs the other ranks."""
-        self.in_stage += 1
-        if self.in_stage == 2:
-            self._fail_on_purpose()
-        self.steps += 1
-        line = f"{self.steps} {'in' if inside else 'out'} {self.stage} {what}"
-        os.pwrite(self.file, line.encode()[:199].ljust(199) + b"\n", 0)
-
-    def enter(self, stage: str) -> None:
-        """Begin a stage."""
-        now = time.monotonic()
-        self.record["stages"][self.stage] = round(now - self.began, 3)
-        self.stage, self.began, self.in_stage = stage, now, 0
-        self.save()
-        self.at("begins")
-
-    def save(self) -> None:
-        """Keep what was measured so far."""
-        whole = self.folder / f"rank-{self.rank}.json"
-        part = whole.with_suffix(".part")
-        part.write_text(json.dumps(self.record))
-        part.replace(whole)
-
-    def wrong(self, kind: str) -> bool:
-        """Whether a test wants this rank to do this wrong in this stage."""
-        return any(kind == one and stage in ("", self.stage) for one, stage in self.faults)
-
-    def _fail_on_purpose(self) -> None:
-        usual = self.stage == "collectives"
-        wanted = {
-            kind for kind, stage in self.faults if stage == self.stage or (usual and not stage)
-        }
-        if "die" in wanted:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if "raise" in wanted:
-            raise ValueError("perturbed: this rank was told to raise")
-        while "hang" in wanted:
-            time.sleep(1)
-
-
-def keep_time(seconds: float) -> None:
-    """End this process at its limit or at SIGTERM, whatever it hangs in."""
-
-    def wait() -> None:
-        signal.sigtimedwait({signal.SIGTERM}, seconds)
-        os._exit(STOPPED)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def prepare() -> tuple[argparse.Namespace, Trail, int]:
     """What a rank does before it loads torch: (asked, trail, world)."""
     asked = arguments()
@@ -542,7 +364,7 @@ def prepare() -> tuple[argparse.Namespace, Trail, int]:
     # What torch._dynamo makes when it is loaded would stay in the user's temporary directory.
     own["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
     # One host: the loopback interface does, and the host's own name is not looked up for it.
-    own |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    own |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **RECORDER}
     for name, value in own.items():
         os.environ.setdefault(name, value)
     # docs.nvidia.com, NCCL environment variables: TUNING tells what is run, INIT what joins ranks.
@@ -554,37 +376,14 @@ def prepare() -> tuple[argparse.Namespace, Trail, int]:
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
     trail = Trail(folder, rank, asked.perturb)
-    sys.excepthook = functools.partial(fail, trail)
-    keep_time(asked.limit)
+    sys.excepthook = functools.partial(fail, trail, no_more)
+    keep_time(trail, asked.limit, no_more)
     trail.at("loads torch")
     return asked, trail, world
 
 
-def fail(
-    trail: Trail, kind: type[BaseException], error: BaseException, stack: TracebackType | None
-) -> None:
-    """What an exception that ends this rank leads to, also one in loading torch."""
-    trail.record |= {"error": told(error), "others": of_others(error)}
-    trail.save()
-    traceback.print_exception(kind, error, stack)
-    # Not through the interpreter's end, where a broken process group may be waited for.
-    os._exit(1)
-
-
-def told(error: BaseException) -> str:
-    """An exception as bounded text, with the line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    at = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
-    return f"{type(error).__name__}: {str(error)[:MOST_TEXT]}{at}"
-
-
-def of_others(error: BaseException) -> bool:
-    """Whether an error says that another rank was lost or late, not that this one failed."""
-    if re.search(r"CUDA error|Cuda failure|[Uu]nhandled ?[Cc]uda|out of memory", str(error)):
-        return False  # NCCL reports those of this GPU too
-    if any(one.__name__ == "DistError" for one in type(error).__mro__):
-        return True
-    return bool(re.search(r"[Gg]loo|NCCL|[Tt]imed out|[Cc]onnection (?:closed|reset)", str(error)))
+def no_more() -> None:
+    """What a rank does before it is ended: the launcher makes the document, and it does nothing."""
 
 
 if __name__ == "__main__":
@@ -734,7 +533,7 @@ SIZES = {
     "cpu": Size(
         shapes=((256, 256, 256), (384, 384, 384)), exact=256, buffer=16 << 20,
         buffer_most=16 << 20, copied=1 << 20, messages=(4 << 10, 256 << 10, 2 << 20), repeats=4,
-        steps=4, width=32, seconds=0.15,
+        steps=4, width=32, seconds=0.1,
     ),
     "cuda": Size(
         shapes=((4096, 4096, 4096), (8192, 8192, 8192), (16384, 8192, 4096)), exact=2048,
@@ -1327,7 +1126,7 @@ class Mixer(nn.Module):
 
 
 def training(bench: Bench) -> list[Tensor]:
-    """Parameters after a short seeded training; deterministic algorithms only."""
+    """Parameters after a short seeded training; on GPUs by deterministic algorithms only."""
     size, device = bench.size, bench.device
     model = Mixer(size.width).to(device)
     with torch.no_grad():
@@ -1336,16 +1135,20 @@ def training(bench: Bench) -> list[Tensor]:
             parameter.copy_(values(tuple(parameter.shape), torch.float32, device, 600 + at) * scale)
     x = values((8, 32, size.width), torch.float32, device, 700)
     target = values((8, 32, size.width), torch.float32, device, 701)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        for _ in range(size.steps):
-            optimizer.zero_grad()
-            torch.autograd.backward((model(x) - target).square().mean())
-            optimizer.step()
-    finally:
-        torch.use_deterministic_algorithms(before)
+    # By hand: torch.optim loads torch._dynamo, and the switch torch._inductor, for seconds each.
+    momenta = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    if bench.cuda:
+        torch.use_deterministic_algorithms(True)
+    for _ in range(size.steps):
+        model.zero_grad()
+        torch.autograd.backward((model(x) - target).square().mean())
+        with torch.no_grad():
+            for parameter, momentum in zip(model.parameters(), momenta, strict=True):
+                assert parameter.grad is not None
+                momentum.mul_(0.9).add_(parameter.grad)
+                parameter.sub_(momentum, alpha=0.05)
+    if bench.cuda:
+        torch.use_deterministic_algorithms(False)
     bench.settle()
     return [parameter.detach() for parameter in model.parameters()]
 
