@@ -21,7 +21,7 @@ from deploy.fleet.errors import Fault, WrongInput
 ROOM = Path(__file__).parent
 STAYS = (
     *("__main__.py", "results.py", "expectation.py", "bundle.py", "site_checks.py"),
-    *("launch.py", "runner.py", "answer.py", "judge.py", "deep.py", "evidence.py"),
+    *("launch.py", "runner.py", "answer.py", "judge.py", "slurm.py", "deep.py", "evidence.py"),
 )
 """What of this folder the controller keeps; every other *.py, data/ and payload/ travel."""
 PIECES = (

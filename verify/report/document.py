@@ -42,6 +42,7 @@ def document(view: View) -> dict[str, Any]:
             "hosts": len(view.hosts),
             "verdicts": tally(one.verdict for one in hosts),
             "actions": dict(Counter(one.action for one in hosts)),
+            "expected_absent": sum(bool(one.excused) for one in hosts),
         },
         "findings": [_group(group, view) for group in groups(hosts)],
         "hosts": {name: _host(one, view) for name, one in view.hosts.items()},
@@ -84,6 +85,7 @@ def _host(one: HostVerification, view: View) -> dict[str, Any]:
         "verdict": one.verdict,
         "action": one.action,
         "message": one.message,
+        "expected_absent": one.excused or None,
         "notes": list(one.notes),
         "findings": [
             {

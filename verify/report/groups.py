@@ -95,9 +95,9 @@ def groups(hosts: Iterable[HostVerification]) -> list[Group]:
 
 
 def cases(one: HostVerification) -> list[Case]:
-    """The causes on one host, each with the checks that it silenced."""
+    """The causes on one host, each with the checks that it silenced; of an excused one, none."""
     if one.result is None:
-        return [_silent(one)] if one.verdict not in GOOD else []
+        return [_silent(one)] if one.verdict not in GOOD and not one.excused else []
     claims = {check.id: check.claim for check in one.result.checks}
     every = [(check.id, each) for check in one.result.checks for each in check.findings]
     known = {check for check, each in every if not each.because}

@@ -6,7 +6,7 @@ from deploy.fleet.names import fold
 from verify.checks import VERDICTS
 from verify.report.markup import Html, tag
 from verify.report.unasked import unasked
-from verify.report.view import View, many, meaning
+from verify.report.view import EXCUSED, View, many, meaning
 from verify.results import HostVerification
 
 
@@ -81,6 +81,7 @@ def _facts(one: HostVerification) -> tuple[str, ...]:
     result = one.result
     if result is None:
         why = one.message.removeprefix(f"{one.host}: ")
+        why = f"{EXCUSED}: {one.excused} ({why})" if one.excused else why
         return (why, "", "", "", "", "; ".join(one.notes))
     count: dict[str, int] = defaultdict(int)
     for gpu in result.gpus:

@@ -17,7 +17,7 @@ from verify.report.groups import Group, groups
 from verify.report.screen import WIDTH, Line, write
 from verify.report.telling import STYLE, cut, tell, where, wrapped
 from verify.report.unasked import unasked
-from verify.report.view import GOOD, WORST_FIRST, View, many, meaning, tally
+from verify.report.view import EXCUSED, GOOD, WORST_FIRST, View, many, meaning, tally
 from verify.results import HostVerdict, HostVerification
 
 MOST_ROWS = 10
@@ -47,6 +47,8 @@ def render(view: View, width: int = WIDTH) -> list[Line]:
 def _head(view: View, width: int) -> Iterator[Line]:
     count = tally(one.verdict for one in view.hosts.values())
     said = ", ".join(f"{number} {verdict}" for verdict, number in count.items()) or "no hosts"
+    excused = sum(bool(one.excused) for one in view.hosts.values())
+    said += f", {excused} of them {EXCUSED}" if excused else ""
     style = STYLE.get(next(iter(count), ""), "")
     facts = [view.level, many(max((len(one.checks) for one in view.results), default=0), "check")]
     facts += [f"{view.seconds:.1f} s"] if view.seconds is not None else []
@@ -82,7 +84,7 @@ def table(hosts: Iterable[HostVerification], width: int) -> Iterator[Line]:
 def _why(one: HostVerification, found: list[Group]) -> str:
     """The reasons of a verdict; of a host that passes, its GPUs."""
     if one.result is None:
-        return ""
+        return printable(f"{EXCUSED}: {one.excused}") if one.excused else ""
     names = Counter(gpu.name for gpu in one.result.gpus)
     had = [f"{count}x {name}" for name, count in names.items()] or ["no GPU"]
     said = [group.check for group in found] if found else had

@@ -14,6 +14,8 @@ from verify.results import HostResult, HostVerdict, HostVerification
 WORST_FIRST: tuple[HostVerdict, ...] = tuple(reversed(get_args(HostVerdict)))
 GOOD: tuple[HostVerdict, ...] = ("pass", "not-asked")
 """Nothing is to be done about such a host."""
+EXCUSED = "expected absent"
+"""What a host is called that does not answer and has an excuse: it counts for nothing."""
 MEANING = {
     exits.OK: "nothing failed, and all that was asked was looked at",
     exits.FAILED: "something failed or hung",
