@@ -122,6 +122,7 @@ def expected_state(
         "persistence": spec.persistence,
         "mig": None if spec.mig is None else sorted(spec.mig),
         "ecc": spec.ecc,
+        "power_limit": spec.power_limit,
         "mounts": sorted(spec.mounts),
         "network_ports": spec.network_ports,
         "thresholds": dict(spec.thresholds),

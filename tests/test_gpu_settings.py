@@ -179,7 +179,9 @@ class TestPower:
     def test_left_out_later_only_our_files_go(self) -> None:
         before, after = wanted(power_limit=500), wanted()
         plan = plan_host(after, conformed(before, "hgx-h100"))
-        assert titles(plan) == ["no GPU setting of ours is made at boot"]
+        title, recorded = titles(plan)
+        assert title == "no GPU setting of ours is made at boot"
+        assert recorded.startswith("stack "), "the expected state no longer has the wish"
         assert "stays until the driver is loaded again" in plan.steps[0].why
         assert "-pl" not in plan.steps[0].commands[0].shell
 
