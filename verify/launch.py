@@ -10,7 +10,7 @@ from typing import Literal
 
 from deploy.fleet.runs import printable
 
-Action = Literal["run", "push", "check", "start", "poll", "stop"]
+Action = Literal["run", "push", "check", "keep", "start", "poll", "stop"]
 
 _PREAMBLE = """\
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
@@ -23,6 +23,7 @@ MISSING = "missing"
 DAMAGED = "damaged"
 PUSHED = "pushed"
 READY = "ready"
+KEPT = "kept"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Said:
     """One line of launch.sh."""
 
     word: str
-    """missing, damaged, unsafe, no-python, cannot, ended, pushed or ready."""
+    """missing, damaged, unsafe, no-python, cannot, ended, pushed, ready or kept."""
     uid: int
     """Of the user that it ran as."""
     text: str
@@ -52,7 +53,7 @@ def script(
     request: str = "",
     archive: str = "",
 ) -> str:
-    """A POSIX sh script that pushes, checks or runs the bundle `id`.
+    """A POSIX sh script that pushes, checks or runs the bundle `id`, or has the host keep figures.
 
     For `push` the bundle's text comes on standard input, or from the host's file `archive`.
     """

@@ -1,7 +1,8 @@
 # Receives the bundle on a host, or checks the one that is there and runs it. POSIX sh with
 # coreutils, findutils, tar and gzip. verify/launch.py puts assignments in front:
-#   action      run; push; check (says which Python it would take, and runs nothing); start, poll,
-#               stop (level deep, apart from whoever asks: verify/detached.py)
+#   action      run; push; check (says which Python it would take, and runs nothing); keep (the
+#               figures of the run that the request names); start, poll, stop (level deep, apart
+#               from whoever asks: verify/detached.py)
 #   id          the bundle's hash, and the name of its folder
 #   prefix      where bundles live, below bundle/
 #   privileged  yes: a user who did not become root keeps them in a cache of his own instead
@@ -183,6 +184,14 @@ run() {
     if [ "$code" != 0 ]; then say ended "$code"; fi
 }
 
+keep() {
+    check || return 0
+    cd "$bundles/$id" || return
+    printf '%s\n' "$request" | timeout -k 3 "$limit" "$python" -I -S -B verify/past.py
+    code=$?
+    if [ "$code" = 0 ]; then say kept ''; else say ended "$code"; fi
+}
+
 deep() {
     check || return 0
     cd "$bundles/$id" || return
@@ -203,6 +212,7 @@ main() {
         run) run ;;
         push) push ;;
         start | poll | stop) deep ;;
+        keep) keep ;;
         check) if check; then say ready "$python $bundles/$id"; fi ;;
     esac
 }

@@ -185,13 +185,21 @@ class Run:
 
     def result(self, host: str, status: str, **data: Any) -> None:
         """Record how a host ended: its file, one event, and its place in run.json."""
+        self._host(host, status, data)
+        self.event("host-ended", host, status=status, message=data.get("message", ""))
+        if host in self._logs:
+            self._logs.pop(host).close()
+
+    def revise(self, host: str, status: str, **data: Any) -> None:
+        """Replace what was recorded of a host, once it is known what all hosts came to."""
+        self._host(host, status, data)
+        self.event("host-judged", host, status=status, message=data.get("message", ""))
+
+    def _host(self, host: str, status: str, data: dict[str, Any]) -> None:
         document = {"version": VERSION, "host": host, "status": status, **data}
         text = json.dumps(self.redact.within(document), indent=1)
         _replace(self.directory / "hosts" / f"{file_name(host)}.json", text + "\n")
         self.statuses[host] = status
-        self.event("host-ended", host, status=status, message=data.get("message", ""))
-        if host in self._logs:
-            self._logs.pop(host).close()
 
     def locked_to(self, digest: str) -> None:
         """Name the lock that the run works from, once it is known."""

@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take the GPUs that are there now for each host's own from now on",
     )
+    parser.add_argument(
+        "--accept-figures",
+        action="store_true",
+        help="keep this run's figures for each host's own, also where they are lower than before",
+    )
 
 
 def level(arguments: argparse.Namespace) -> str:
@@ -82,6 +87,11 @@ def asked(arguments: argparse.Namespace, catalogue: dict[str, Check]) -> set[str
     names = arguments.workload
     if names and EVERY not in names:
         return {f"{WORKLOAD}.{name}" for name in names}
+    return of_level_asked(arguments, catalogue)
+
+
+def of_level_asked(arguments: argparse.Namespace, catalogue: dict[str, Check]) -> set[str]:
+    """Ids of all checks of the level that the options mean."""
     wanted = level(arguments)
     return {id for id, one in catalogue.items() if of_level(one.level, wanted)}
 
@@ -191,4 +201,5 @@ def given(arguments: argparse.Namespace) -> list[str]:
     for id in arguments.check:
         found += ["--check", id]
     found += ["--strict"] * arguments.strict + ["--detach"] * arguments.detach
+    found += ["--accept-figures"] * arguments.accept_figures
     return found + ["--accept-hardware"] * arguments.accept_hardware
