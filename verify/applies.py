@@ -79,6 +79,22 @@ def applies(check: Check, scene: Scene) -> Answer:
     return ASKED
 
 
+Need = Callable[[Scene], Answer]
+
+
+def _after(earlier: Need) -> Callable[[Need], Need]:
+    """A need that builds on another: asked when that one is, else its answer is this one's too."""
+
+    def mark(need: Need) -> Need:
+        def answer(scene: Scene) -> Answer:
+            before = earlier(scene)
+            return need(scene) if before == ASKED else before
+
+        return answer
+
+    return mark
+
+
 # ---- hardware and driver
 
 
@@ -91,10 +107,8 @@ def _gpus(scene: Scene) -> Answer:
     return not_asked("no NVIDIA GPU is on the PCI bus, and none is expected")
 
 
+@_after(_gpus)
 def _driver(scene: Scene) -> Answer:
-    gpus = _gpus(scene)
-    if gpus != ASKED:
-        return gpus
     modules = scene.report["modules"]
     unwanted = scene.expected is not None and scene.expected["driver"] is None
     if unwanted and not any(modules[key] for key in ("error", "loaded", "installed")):
@@ -102,10 +116,8 @@ def _driver(scene: Scene) -> Answer:
     return ASKED
 
 
+@_after(_driver)
 def _nvml(scene: Scene) -> Answer:
-    driver = _driver(scene)
-    if driver != ASKED:
-        return driver
     nvml = scene.report["nvml"]
     if nvml["state"] == "ok":
         return ASKED
@@ -126,37 +138,19 @@ def hidden_by_mig(gpu: dict[str, Any], field: str) -> bool:
     return bool(gpu["mig"]) and field in ("ecc", "remap") and gpu[field] is None
 
 
-def _some(scene: Scene, field: str, without: str) -> Answer:
+def _some(field: str, without: str) -> Need:
     """Some GPU has `field`, or answers nothing at all: then the check says what it cannot see."""
-    nvml = _nvml(scene)
-    if nvml != ASKED:
-        return nvml
-    for gpu in scene.report["nvml"]["gpus"]:
-        if gpu["lost"] or gpu[field] is not None or field in gpu["errors"]:
-            return ASKED
-        if hidden_by_mig(gpu, field):
-            return ASKED
-    return not_asked(without)
 
+    @_after(_nvml)
+    def answer(scene: Scene) -> Answer:
+        for gpu in scene.report["nvml"]["gpus"]:
+            if gpu["lost"] or gpu[field] is not None or field in gpu["errors"]:
+                return ASKED
+            if hidden_by_mig(gpu, field):
+                return ASKED
+        return not_asked(without)
 
-def _ecc(scene: Scene) -> Answer:
-    return _some(scene, "ecc", "no GPU here has error correction that NVML can count")
-
-
-# Which GPUs remap and which retire: docs.nvidia.com, "GPU Memory Error Management" (research:
-# verification 1.4). NVML itself says what a GPU has.
-def _remap(scene: Scene) -> Answer:
-    before = "rows are remapped from Ampere on (compute capability 8.0); gpu.retired-pages asks"
-    return _some(scene, "remap", before)
-
-
-def _retired(scene: Scene) -> Answer:
-    since = "pages are retired before Ampere only (compute capability 8.0); gpu.remap-* ask"
-    return _some(scene, "retired", since)
-
-
-def _mig(scene: Scene) -> Answer:
-    return _some(scene, "mig", "no GPU here can be partitioned")
+    return answer
 
 
 def told_of(gpu: dict[str, Any], path: str) -> Any:
@@ -166,13 +160,11 @@ def told_of(gpu: dict[str, Any], path: str) -> Any:
     return whole.get(rest) if rest and whole is not None else whole
 
 
-def _told(path: str, without: str) -> Callable[[Scene], Answer]:
+def _told(path: str, without: str) -> Need:
     """Some GPU tells the value, or cannot be read; else the question makes no sense."""
 
+    @_after(_nvml)
     def answer(scene: Scene) -> Answer:
-        nvml = _nvml(scene)
-        if nvml != ASKED:
-            return nvml
         for gpu in scene.report["nvml"]["gpus"]:
             failed = gpu["lost"] or {path, path.partition(".")[0]} & gpu["errors"].keys()
             if failed or told_of(gpu, path) is not None:
@@ -191,10 +183,8 @@ def _memory(scene: Scene) -> Answer:
     )
 
 
+@_after(_nvml)
 def _pcie_errors(scene: Scene) -> Answer:
-    nvml = _nvml(scene)
-    if nvml != ASKED:
-        return nvml
     if any((gpu["bus"] or {}).get("aer") for gpu in scene.report["nvml"]["gpus"]):
         return ASKED
     without = "neither the kernel nor NVML counts errors of these links"
@@ -297,25 +287,14 @@ def _cpufreq(scene: Scene) -> Answer:
     return not_asked("this kernel does not set the processors' frequency (no cpufreq)")
 
 
+@_after(_record)
 def _hardware_record(scene: Scene) -> Answer:
-    recorded = _record(scene)
-    if recorded != ASKED:
-        return recorded
     if not (scene.record or {}).get("host"):
         return not_asked("the last good run did not record memory and processors; the next will")
     return ASKED
 
 
 # ---- expected state
-
-
-def _mounts(scene: Scene) -> Answer:
-    expected = _expected(scene)
-    if expected != ASKED:
-        return expected
-    if (scene.expected or {}).get("mounts"):
-        return ASKED
-    return not_asked("the inventory names no mount points that jobs need (`mounts`)")
 
 
 def _expected(scene: Scene) -> Answer:
@@ -329,17 +308,22 @@ def _expected(scene: Scene) -> Answer:
     )
 
 
+@_after(_expected)
+def _mounts(scene: Scene) -> Answer:
+    if (scene.expected or {}).get("mounts"):
+        return ASKED
+    return not_asked("the inventory names no mount points that jobs need (`mounts`)")
+
+
 def _own_state(scene: Scene) -> Answer:
     if scene.own_fault or scene.expected_from in {"lock", "file"}:
         return ASKED
     return not_asked("no lock was given that the host's own expected state could differ from")
 
 
-def _expected_part(key: str, without: str) -> Callable[[Scene], Answer]:
+def _expected_part(key: str, without: str) -> Need:
+    @_after(_expected)
     def answer(scene: Scene) -> Answer:
-        expected = _expected(scene)
-        if expected != ASKED:
-            return expected
         assert scene.expected is not None
         return ASKED if scene.expected[key] else not_asked(without)
 
@@ -379,20 +363,16 @@ def _environment(scene: Scene) -> Answer:
     return ASKED
 
 
+@_after(_environment)
 def _torch(scene: Scene) -> Answer:
-    environment = _environment(scene)
-    if environment != ASKED:
-        return environment
     torch = scene.report["torch"]
     if torch["state"] == "ok":
         return ASKED
     return not_run(f"torch did not answer ({torch['state']})", because="env.works")
 
 
+@_after(_torch)
 def _cuda_build(scene: Scene) -> Answer:
-    torch = _torch(scene)
-    if torch != ASKED:
-        return torch
     build = (locked_environment(scene) or {}).get("build", "")
     if build == "cpu" or (not build and scene.report["torch"]["cuda"] is None):
         return not_asked("torch's CPU build uses no GPU")
@@ -444,16 +424,24 @@ def who(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-NEEDS: dict[str, Callable[[Scene], Answer]] = {
+NEEDS: dict[str, Need] = {
     "rendezvous": _rendezvous,
     "gpus": _gpus,
     "driver": _driver,
     "nvml": _nvml,
     "nvswitches": _nvswitches,
-    "ecc": _ecc,
-    "remap": _remap,
-    "retired": _retired,
-    "mig": _mig,
+    "ecc": _some("ecc", "no GPU here has error correction that NVML can count"),
+    # Which GPUs remap and which retire: docs.nvidia.com, "GPU Memory Error Management" (research:
+    # verification 1.4). NVML itself says what a GPU has.
+    "remap": _some(
+        "remap",
+        "rows are remapped from Ampere on (compute capability 8.0); gpu.retired-pages asks",
+    ),
+    "retired": _some(
+        "retired",
+        "pages are retired before Ampere only (compute capability 8.0); gpu.remap-* ask",
+    ),
+    "mig": _some("mig", "no GPU here can be partitioned"),
     "sram": _told("sram", "no GPU here tells the errors of its caches (Ampere and newer do)"),
     "recovery": _told("recovery_action", "this driver tells no action (570 and newer do)"),
     "clocks": _told("clocks.reasons", "no GPU here tells why its clocks are low"),
