@@ -195,7 +195,8 @@ def state(folder: Path, run: str) -> Document:
                 "answer": read(mine / "answer") or ""}  # fmt: skip
     left = float(record.get("until") or 0) - time.time()
     if held(folder) and _newest(folder) == run:
-        stage = "soak" if found["partial"] else "checks"
+        soaks = [line for line in found["partial"] if ": running in" in line]
+        stage = "soak" if soaks else "other checks"
         return {**found, "state": "running", "stage": stage, "left_s": max(0.0, left)}
     rebooted = record.get("boot_id") != boot_id()
     why = "the host was rebooted in the middle" if rebooted else "its process was killed"

@@ -22,6 +22,7 @@ from verify.report.catalogue import catalogue
 from verify.report.groups import groups, part_name
 from verify.report.read import Recorded, find_verify, read_view, recorded
 from verify.report.screen import Line, write
+from verify.report.signoff import second
 from verify.report.telling import STYLE, tell, wrapped
 from verify.report.view import View, many
 from verify.results import Measurement
@@ -108,7 +109,7 @@ def of_host(name: str, view: View, width: int) -> Iterator[Line]:
         yield from wrapped("yellow", f"in use: {user}", width, "", 2)
     for skipped in result.not_asked:
         yield from wrapped("dim", f"not asked: {skipped.id}: {skipped.reason}", width, "", 2)
-    for figure in result.measurements:
+    for figure in (one for one in result.measurements if second(one) is None):
         yield from wrapped("", f"measured: {_figure(figure)}", width, "", 2)
     expected = f"expected state from: {result.expected_from} {result.stack}".rstrip()
     yield from wrapped("dim", f"{expected}; {result.user}, Python {result.python}", width, "", 2)

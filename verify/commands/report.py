@@ -11,6 +11,8 @@ from deploy.fleet import exits
 from verify.report.document import write_file, write_json
 from verify.report.html import page
 from verify.report.read import find_verify, read_view
+from verify.report.screen import write
+from verify.report.signoff import lines
 from verify.report.terminal import show
 
 
@@ -28,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
         write_file(arguments.html, page(view), "--html")
     if arguments.json:
         write_json(view, arguments.json)
-    show(view, sys.stderr if arguments.json == "-" else sys.stdout)
+    stream = sys.stderr if arguments.json == "-" else sys.stdout
+    show(view, stream)
+    write(lambda width: lines(view, width), stream)
     if arguments.html:
         print(f"page:   {arguments.html}", file=sys.stderr)
     return exits.OK

@@ -196,7 +196,7 @@ EMPTY: dict[str, Document] = {
 }
 """Each part when nothing could be read of it."""
 READ = ("host", "pci", "modules", "kernel", "log", "holders", "self_name", "network", "clock",
-        "processors", "memory_errors", "stuck", "iommu", "kernel_lines")  # fmt: skip
+        "processors", "memory_errors", "stuck", "iommu", "kernel_lines", "dcgm")  # fmt: skip
 """Parts that stand in the report under their own names."""
 
 

@@ -55,7 +55,7 @@ MOST_POINTS = 240
 """Of a curve; a longer one loses every other point."""
 SHARE = 0.9
 """Of the free memory of a GPU that patterns are written to."""
-CPU_BYTES = 16 * 1024 * 1024
+CPU_BYTES = 4 * 1024 * 1024
 """Of this host's memory, per rank: on the CPU the memory test shows the program, not the memory."""
 CHUNK_BYTES = 1024 * 1024 * 1024
 SEED = 20_261

@@ -17,6 +17,7 @@ from verify.report.groups import Group, groups
 from verify.report.markup import Child, Html, document, join, style, tag
 from verify.report.plots import MOST_PLOTS, drawn, plots
 from verify.report.read import PAGE
+from verify.report.signoff import section as sign_off
 from verify.report.tables import checks, hosts, not_asked, run_facts
 from verify.report.telling import where
 from verify.report.view import EXCUSED, View, many, meaning, tally
@@ -65,6 +66,7 @@ def page(view: View) -> str:
         _section("Fleet", [legend(), grid(view, anchors)], "fleet"),
         _findings(found, view),
         _measured(view),
+        sign_off(view),
         checks(view),
         not_asked(view),
         hosts(view),

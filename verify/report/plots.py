@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from verify.report.groups import part_name
 from verify.report.markup import Html, tag
+from verify.report.signoff import second
 from verify.report.view import View, many
 from verify.results import Measurement
 
@@ -40,6 +41,8 @@ def plots(view: View) -> list[Plot]:
     kinds: dict[tuple[str, str, tuple[tuple[str, str], ...]], dict[str, list[Measurement]]] = {}
     for result in view.results:
         for one in result.measurements:
+            if second(one) is not None:
+                continue  # a point of a curve: signoff.py draws it
             key = (one.name, one.unit, tuple(sorted(one.conditions.items())))
             kinds.setdefault(key, defaultdict(list))[result.host].append(one)
     return [Plot(*key, dict(hosts)) for key, hosts in kinds.items()]
