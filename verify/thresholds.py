@@ -23,6 +23,12 @@ _DISK = "ours: journals, packages, checkpoints' and compilers' temporary files; 
 95 % of the size (research: verification 1.1), which on disks of terabytes says nothing"
 
 THRESHOLDS: dict[str, Threshold] = {
+    "nodes.bandwidth-gbs": Threshold(
+        0,
+        "GB/s",
+        "least bus bandwidth of the largest all_reduce across hosts; 0: measured, not judged",
+        "none that fits all networks: the site's own",
+    ),
     "gpu.sram-uncorrected": Threshold(
         4,
         "errors",

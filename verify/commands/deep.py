@@ -12,6 +12,7 @@ from verify.bundle import Bundle
 from verify.checks import LEVELS
 from verify.commands import options
 from verify.deep import Attended, Open, Told, Waits
+from verify.multi.run import ask_across
 from verify.report.read import Recorded, look, read_view
 from verify.runner import Answer, Question, ask_all
 
@@ -19,6 +20,9 @@ from verify.runner import Answer, Question, ask_all
 def answers(fleet: Fleet, question: Question, record: Run) -> Iterator[Answer]:
     """Every host's answer. At level deep those of the hosts where it was started, as they end; with
     `question.detach` one look at each, and who still runs has an answer that says so."""
+    if question.level == options.MULTI_NODE:
+        yield from ask_across(fleet, question, record)
+        return
     if question.level != LEVELS[-1]:
         yield from ask_all(fleet, question)
         return

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from verify.checks import Check
 from verify.judging.claims import CLAIMS
+from verify.multi.claims import NODES
 from verify.report.groups import REACHABLE
 
 _OF_THE_CONTROLLER = (
     *CLAIMS,
+    *NODES,
     Check(
         id=REACHABLE,
         claim="The host can be logged in to.",
