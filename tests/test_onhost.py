@@ -50,6 +50,20 @@ def test_measures(look, measure, within):
 def test_later(look):
     """This check is asked at a higher level."""
     raise AssertionError("it was asked")
+
+
+@check("odd.absent", source="a test", fault="none")
+def test_absent(not_asked):
+    """This check is about what is not there."""
+    not_asked("this torch has no such thing")
+    raise AssertionError("it went on")
+
+
+@check("odd.turns", source="a test", fault="none")
+def test_turns(look, not_asked):
+    """This check would take back what it saw."""
+    look.at(HOST, "the answer", found=41, expected=42)
+    not_asked("it does not matter")
 '''
 """Checks that are not as checks should be, in place of the bundle's own."""
 
@@ -139,8 +153,12 @@ def test_what_raises_or_sees_nothing_did_not_run(odd: Path, tmp_path: Path) -> N
     assert checks["odd.measures"]["verdict"] == "pass"
     (figure,) = found["measurements"]
     assert (figure["name"], figure["value"], figure["conditions"]) == ("answer", 42.0, {"by": "sh"})
-    assert [one["id"] for one in found["not_asked"]] == ["odd.later"]
-    assert "standard" in found["not_asked"][0]["reason"]
+    reasons = {one["id"]: one["reason"] for one in found["not_asked"]}
+    assert set(reasons) == {"odd.later", "odd.absent"}
+    assert "standard" in reasons["odd.later"]
+    assert reasons["odd.absent"] == "this torch has no such thing"
+    assert checks["odd.turns"]["verdict"] == "fail"
+    assert "looked, and then was not asked" in checks["odd.turns"]["findings"][1]["found"]
 
 
 def test_checks_that_cannot_be_read_are_said_and_not_left_out(odd: Path, tmp_path: Path) -> None:

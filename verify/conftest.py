@@ -354,6 +354,20 @@ def hand_over(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.fixture
+def not_asked(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """not_asked(reason) ends a check that makes no sense here, which only its own run showed: what
+    it is about is absent. Nothing may have been looked at by then."""
+
+    def leave(reason: str) -> None:
+        asked = request.node.stash[ASKED]
+        assert not asked.look.observations, f"{asked.check.id} looked, and then was not asked"
+        asked.not_asked = said(reason)
+        pytest.skip(f"not asked: {reason}")
+
+    return leave
+
+
+@pytest.fixture
 def threshold(scene: applies.Scene) -> Callable[[str], float]:
     """threshold(name): the inventory's value, else that of verify/thresholds.py."""
     return lambda name: thresholds.value(name, scene.asked["thresholds"])
