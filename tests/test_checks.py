@@ -25,7 +25,7 @@ from verify.report.catalogue import catalogue
 from verify.report.groups import REACHABLE
 
 ROOM = Path(__file__).parent.parent / "verify"
-PAYLOADS = {"test_start", "test_training", "test_bench", "test_deep", "test_nodes"}
+PAYLOADS = {"test_start", "test_training", "test_bench", "test_deep", "test_nodes", "test_workload"}
 MODULES = sorted({path.stem for path in ROOM.glob("test_*.py")} - PAYLOADS)
 """All but training, the torch tier and the soak, whose payloads have tests of their own."""
 
