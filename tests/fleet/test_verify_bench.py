@@ -90,11 +90,3 @@ def test_each_fault_is_found_by_its_check_at_its_part(lab: Lab) -> None:
     assert all("perturbed on purpose" in " ".join(one.evidence) for _, one in causes(result))
     pretended = {"bench.peer", "bench.host-to-device", "load.power"}
     assert not pretended & {one.name for one in result.measurements}
-
-
-def test_a_rank_that_dies_is_the_one_cause(lab: Lab) -> None:
-    with lab.fleet.broken(H100, "bench:die:1:products"):
-        done, result = verified(lab)
-    assert done.status == 1, status(done)
-    assert found(result) == {"bench.ended": ({"rank 1"}, {"fail"})}
-    assert "died of signal 9 in stage products" in done.out
