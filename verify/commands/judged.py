@@ -85,7 +85,7 @@ def _again(
     found: dict[str, Again] = {}
     for ids, names in alike.items():
         some = replace(fleet, hosts={name: fleet.hosts[name] for name in names})
-        asked = replace(question, checks=tuple(sorted(ids)), asked=ids)
+        asked = replace(question, level="standard", checks=tuple(sorted(ids)), asked=ids)
         for answer in ask_all(some, asked):
             why = "" if answer.result else answer.message or answer.silence
             found[answer.host] = Again(answer.result, why[:300])

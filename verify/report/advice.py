@@ -4,8 +4,11 @@ import shlex
 from collections.abc import Iterable
 
 from deploy.fleet.names import fold
+from verify.checks import BY_NAME, LEVELS
+from verify.report.catalogue import catalogue
 from verify.report.groups import REACHABLE, Group
 
+WORKLOAD, MULTI_NODE = BY_NAME
 DO: dict[str, str] = {
     "drain": "take no new jobs on it",
     "reset": "take no new jobs on it, then reset the GPU",
@@ -79,8 +82,14 @@ def mend(group: Group, inventory: str) -> str:
 def again(check: str, hosts: Iterable[str], inventory: str, level: str = "") -> str:
     """The command that asks only this once more."""
     words = f"gpufleet verify {shlex.quote(inventory)} {limit(hosts)}"
-    if check.startswith("train.") or (not check and level == "standard"):
-        words += " --level standard"
+    known = catalogue().get(check)
+    asked = known.level if known is not None else "" if check else level
+    if asked == WORKLOAD:
+        return f"{words} --workload {check.partition('.')[2]}" if check else words
+    if asked == MULTI_NODE:
+        return f"{words} --multi-node"
+    if asked in LEVELS[1:]:
+        words += f" --level {asked}"
     return words + (f" --check {check}" if check and check != REACHABLE else "")
 
 

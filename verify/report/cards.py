@@ -55,6 +55,7 @@ def _facet(facet: Facet, several: bool) -> Html:
         tag("p", reading(facet), class_="reading"),
         tag("div", _parts(known[:MOST_CASES]), class_="wide") if known else None,
         tag("p", where(cases), class_="soft") if several and not told else None,
+        [tag("p", f"also by {line}", class_="soft") for line in cases[0].others],
         _evidence(cases),
         class_="facet",
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from verify.checks import VERDICTS
-from verify.results import Gpu, HostVerification, Part
+from verify.results import Finding, Gpu, HostVerification, Part
 
 UNASKED = "not-asked"
 """Of a GPU that nothing was asked about."""
@@ -41,7 +41,7 @@ def cells(one: HostVerification) -> list[Cell]:
     if result is None:
         return []
     found = [
-        (check.id, finding.component, finding.verdict, finding.because)
+        (check.id, finding.component, _counted(finding), finding.because)
         for check in result.checks
         for finding in check.findings
     ]
@@ -75,6 +75,13 @@ def cells(one: HostVerification) -> list[Cell]:
     if all(cell.slot for cell in made):
         made.sort(key=lambda cell: cell.slot)
     return made
+
+
+def _counted(finding: Finding) -> str:
+    """A finding's verdict; of a waived one no more than degraded, as its host's."""
+    if finding.waived is None:
+        return finding.verdict
+    return "degraded"
 
 
 def _of_gpus(check: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.fleet.errors import Fault, WrongInput
 from verify.report.advice import again, mend
-from verify.report.groups import Group, cases, groups
+from verify.report.groups import Case, Group, accepted, cases, groups
 from verify.report.view import View, meaning, tally
 from verify.results import HostVerification
 
@@ -87,27 +87,32 @@ def _host(one: HostVerification, view: View) -> dict[str, Any]:
         "message": one.message,
         "expected_absent": one.excused or None,
         "notes": list(one.notes),
-        "findings": [
-            {
-                "check": case.check or None,
-                "claim": case.claim,
-                "verdict": case.verdict,
-                "action": case.action,
-                "component": case.component.model_dump(mode="json"),
-                "what": case.what,
-                "found": case.found,
-                "expected": case.expected or None,
-                "baseline": case.baseline or None,
-                "evidence": list(case.evidence),
-                "silenced": list(case.silenced),
-                "echoes": list(case.echoes),
-                "again": again(case.check, [one.host], view.run.inventory, view.level),
-            }
-            for case in cases(one)
-        ],
+        "findings": [_case(case, view) for case in cases(one)],
+        "waived": [_case(case, view) for case in accepted(one)],
     }
     if one.result is None:
         return said | {"result": None}
     result = one.result.model_dump(mode="json", by_alias=True, exclude={"nonce", "host", "checks"})
     checks = [check.model_dump(mode="json", exclude={"findings"}) for check in one.result.checks]
     return said | {"result": result | {"checks": checks}}
+
+
+def _case(case: Case, view: View) -> dict[str, Any]:
+    """One finding."""
+    return {
+        "check": case.check or None,
+        "claim": case.claim,
+        "verdict": case.verdict,
+        "action": case.action,
+        "component": case.component.model_dump(mode="json"),
+        "what": case.what,
+        "found": case.found,
+        "expected": case.expected or None,
+        "baseline": case.baseline or None,
+        "others": list(case.others),
+        "evidence": list(case.evidence),
+        "silenced": list(case.silenced),
+        "echoes": list(case.echoes),
+        "waived": case.waived.model_dump(mode="json") if case.waived is not None else None,
+        "again": again(case.check, [case.host], view.run.inventory, view.level),
+    }

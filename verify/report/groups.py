@@ -12,7 +12,15 @@ from typing import get_args
 from deploy.fleet.names import fold
 from verify.checks import MOST_EVIDENCE
 from verify.report.view import GOOD, WORST_FIRST
-from verify.results import Action, Finding, HostVerdict, HostVerification, Part
+from verify.results import (
+    Action,
+    Finding,
+    HostResult,
+    HostVerdict,
+    HostVerification,
+    Part,
+    Waived,
+)
 
 HARDEST_FIRST: tuple[Action, ...] = tuple(reversed(get_args(Action)))
 REACHABLE = "host.reachable"
@@ -36,6 +44,9 @@ class Case:
     expected: str = ""
     baseline: str = ""
     evidence: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """What the other baselines say of the same figure."""
+    waived: Waived | None = None
     silenced: tuple[str, ...] = ()
     """Ids of other checks that could not look because of it."""
     echoes: tuple[str, ...] = ()
@@ -95,11 +106,26 @@ def groups(hosts: Iterable[HostVerification]) -> list[Group]:
 
 
 def cases(one: HostVerification) -> list[Case]:
-    """The causes on one host, each with the checks that it silenced; of an excused one, none."""
+    """The causes on one host that count, each with the checks that it silenced; of an excused one,
+    none."""
     if one.result is None:
         return [_silent(one)] if one.verdict not in GOOD and not one.excused else []
-    claims = {check.id: check.claim for check in one.result.checks}
-    every = [(check.id, each) for check in one.result.checks for each in check.findings]
+    return _causes(one.host, one.result, waived=False)
+
+
+def accepted(one: HostVerification) -> list[Case]:
+    """The causes on one host that a waiver covers, with what follows from them."""
+    return _causes(one.host, one.result, waived=True) if one.result is not None else []
+
+
+def _causes(host: str, result: HostResult, *, waived: bool) -> list[Case]:
+    claims = {check.id: check.claim for check in result.checks}
+    every = [
+        (check.id, each)
+        for check in result.checks
+        for each in check.findings
+        if (each.waived is not None) == waived
+    ]
     known = {check for check, each in every if not each.because}
     because = {check: each.because for check, each in every if each.because}
     causes: list[Case] = []
@@ -109,7 +135,7 @@ def cases(one: HostVerification) -> list[Case]:
         if root:
             behind[root].append((check, each))
         else:
-            causes.append(_case(one.host, check, claims[check], each))
+            causes.append(_case(host, check, claims[check], each))
     for root, consequences in behind.items():
         places = [index for index, case in enumerate(causes) if case.check == root]
         for check, each in consequences:
@@ -184,6 +210,8 @@ def _case(host: str, check: str, claim: str, one: Finding) -> Case:
         expected=one.expected,
         baseline=one.baseline,
         evidence=one.evidence,
+        others=one.others,
+        waived=one.waived,
     )
 
 

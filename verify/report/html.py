@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deploy.fleet.names import fold
 from verify.report.advice import deed
+from verify.report.besides import information_section, waived_section
 from verify.report.cards import card
 from verify.report.cells import MARK
 from verify.report.fleet import grid, legend
@@ -65,9 +66,11 @@ def page(view: View) -> str:
         _todo(found) if len(view.hosts) > FEW_HOSTS else None,
         _section("Fleet", [legend(), grid(view, anchors)], "fleet"),
         _findings(found, view),
+        waived_section(view),
         _measured(view),
         sign_off(view),
         checks(view),
+        information_section(view),
         not_asked(view),
         hosts(view),
         run_facts(view),

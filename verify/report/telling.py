@@ -81,12 +81,12 @@ def _names(ids: list[str]) -> str:
     return ", ".join(ids[:MOST_NAMES]) + more
 
 
-def reading(facet: Facet) -> str:
+def reading(one: Facet | Case) -> str:
     """What was found and what was expected, by what baseline."""
-    said = f"{facet.what}: found {facet.found or 'nothing'}"
-    if facet.expected:
-        by = BASELINE.get(facet.baseline, "")
-        said += f", expected {facet.expected}" + (f" ({by})" if by else "")
+    said = f"{one.what}: found {one.found or 'nothing'}"
+    if one.expected:
+        by = BASELINE.get(one.baseline, "")
+        said += f", expected {one.expected}" + (f" ({by})" if by else "")
     return printable(said)
 
 
@@ -103,6 +103,8 @@ def _facet(facet: Facet, group: Group, width: int, whole: bool) -> Iterator[Line
     if whole or len(facet.cases) <= MOST_PARTS:
         for case in facet.cases:
             yield from wrapped("dim", identity(case), width, "   ")
+    for line in facet.cases[0].others:
+        yield from wrapped("dim", f"also by {line}", width, "   ", 2)
     evidence = facet.cases[0].evidence
     shown = evidence if whole else evidence[:MOST_EVIDENCE]
     for line in shown:

@@ -13,7 +13,8 @@ from deploy.fleet.names import fold
 from deploy.fleet.runs import printable
 from verify.checks import LEVELS
 from verify.report.advice import deed
-from verify.report.groups import Group, groups
+from verify.report.besides import information_lines, waived_lines
+from verify.report.groups import Group, accepted, groups
 from verify.report.screen import WIDTH, Line, write
 from verify.report.telling import STYLE, cut, tell, where, wrapped
 from verify.report.unasked import unasked
@@ -41,7 +42,13 @@ def render(view: View, width: int = WIDTH) -> list[Line]:
         lines += [("", ""), *tell(number, group, view, width)]
     if len(found) > MOST_WHOLE:
         lines += [("", ""), *_short(found, width)]
-    return [*lines, ("", ""), *_unasked(view, width), *_notes(view, width), *_end(view, width)]
+    lines += [("", ""), *waived_lines(view, width), *_unasked(view, width)]
+    return [
+        *lines,
+        *information_lines(view, width),
+        *_notes(view, width),
+        *_end(view, width),
+    ]
 
 
 def _head(view: View, width: int) -> Iterator[Line]:
@@ -87,7 +94,8 @@ def _why(one: HostVerification, found: list[Group]) -> str:
         return printable(f"{EXCUSED}: {one.excused}") if one.excused else ""
     names = Counter(gpu.name for gpu in one.result.gpus)
     had = [f"{count}x {name}" for name, count in names.items()] or ["no GPU"]
-    said = [group.check for group in found] if found else had
+    waived = len(accepted(one))
+    said = [group.check for group in found] or ([many(waived, "waived finding")] if waived else had)
     return printable(", ".join([*dict.fromkeys(said), *(["busy"] if one.result.busy else [])]))
 
 
