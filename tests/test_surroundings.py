@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,8 @@ def test_ports_as_sysfs_shows_them(tmp_path: Path) -> None:
     port(tmp_path, "mlx5_0")
     ethernet = {"ports/1/link_layer": "Ethernet", "ports/1/rate": "25 Gb/sec (1X EDR)"}
     port(tmp_path, "mlx5_1", **{**ethernet, "device/net/eth1/carrier_down_count": 3})
+    files(tmp_path / "mlx5_1/device/net", {"eth0/dev_port": 1, "eth0/carrier_down_count": 9})
+    files(tmp_path / "mlx5_1/device/net", {"eth1/dev_port": 0})
     port(tmp_path, "rdmap0", **{"ports/1/link_layer": "Unspecified", "ports/1/rate": "odd"})
     (tmp_path / "rdmap0/device/driver").symlink_to("../drivers/efa")
     (tmp_path / "modules").write_text("580")
@@ -227,11 +232,23 @@ def test_a_process_that_sleeps_at_both_looks(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         system_parts, "_last_ran", lambda pid: {"self": 500_000.0, "7": 100_000.0}.get(pid)
     )
+    mine = min(os.sched_getaffinity(0))
+    stat = f"7 (cp x) D 1 {' '.join(['0'] * 34)} {mine} 0 0"
     where = {"/proc/7/wchan": "rpc_wait_bit_killable", "/proc/10/wchan": "__refrigerator"}
+    where["/proc/7/stat"] = stat
     monkeypatch.setattr(system_parts, "text_of", lambda path, most=0: where.get(path, ""))
     assert system_parts.stuck()["processes"] == [
         {"pid": 7, "command": "cp", "where": "rpc_wait_bit_killable", "seconds": 400.0}
     ]
+
+
+def test_how_long_a_process_of_ours_has_slept() -> None:
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        time.sleep(1.2)
+        found = system_parts._asleep(str(sleeper.pid))
+        sleeper.kill()
+    assert found is None or 0.9 < found < 30
+    assert system_parts._asleep("0") is None
 
 
 def test_nothing_here_is_stuck() -> None:
@@ -407,6 +424,16 @@ def test_every_threshold_has_a_source_and_a_name_that_is_read_somewhere() -> Non
         if name.startswith(("disk.", "network.", "stuck.", "memory.")):
             assert f'"{name}"' in text, f"nothing reads {name}"
     assert thresholds.unknown({"disk.root-mib": 1.0, "disk.rot-mib": 2.0}) == ["disk.rot-mib"]
+
+
+def test_geforce_boards_are_not_asked_for_what_they_cannot() -> None:
+    def gaming(parts: dict[str, Any]) -> None:
+        for one in parts["report"]["nvml"]["gpus"]:
+            one["name"] = "NVIDIA GeForce RTX 4090"
+
+    of = reported.changed(reported.scene(), gaming)
+    for name in ("peers", "gpudirect"):
+        assert "GeForce" in NEEDS[name](of).reason
 
 
 def test_what_a_host_without_gpus_and_ports_is_not_asked() -> None:

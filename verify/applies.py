@@ -263,7 +263,11 @@ def _gpudirect(scene: Scene) -> Answer:
 
 
 def _peers(scene: Scene) -> Answer:
-    pci = scene.report["pci"]
+    """GeForce boards exchange nothing over PCIe directly: their driver offers no peer access
+    (tinygrad/open-gpu-kernel-modules is a fork to add it)."""
+    pci, gpus = scene.report["pci"], scene.report["nvml"]["gpus"]
+    if gpus and all("GeForce" in (one["name"] or "") for one in gpus):
+        return not_asked("GeForce GPUs exchange nothing over the bus directly")
     if pci["error"] or len(pci["gpus"]) > 1 or scene.report["network"]["ports"]:
         return ASKED
     return not_asked("there is no other device that the GPU could exchange data with directly")

@@ -42,7 +42,8 @@ def test_iommu(report: dict[str, Any], look: Look) -> None:
                 part,
                 "translation by an IOMMU",
                 found=gpu["domain"],
-                expected="none, or identity; `iommu=pt` on the kernel's command line makes it so",
+                expected="none, or identity; `iommu=pt` on the kernel's command line makes it so "
+                "(Arm: iommu.passthrough=1)",
                 held=gpu["domain"] not in TRANSLATED,
                 verdict="degraded",
             )

@@ -10,7 +10,7 @@ import os
 import re
 from typing import Any
 
-from verify.payload.reading import first, names_in, number_of, text_of
+from verify.payload.reading import names_in, number_of, text_of
 
 CLASS = "/sys/class/infiniband"
 PEERMEM = (
@@ -27,7 +27,7 @@ MOST_PORTS = 128
 
 def network(root: str = CLASS, modules: tuple[str, ...] = PEERMEM) -> dict[str, Any]:
     """Every port there is, and whether a module for GPUDirect RDMA is loaded."""
-    found = []
+    found: list[dict[str, Any]] = []
     for device in names_in(root):
         for number in names_in(f"{root}/{device}/ports"):
             if len(found) < MOST_PORTS:
@@ -44,7 +44,7 @@ def port(folder: str, device: str, number: str) -> dict[str, Any]:
     """One port; what could not be read is None or ""."""
     place = f"{folder}/ports/{number}"
     rate = RATE.match(text_of(f"{place}/rate"))
-    netdev = first("\n".join(names_in(f"{folder}/device/net")), "")
+    netdev = _netdev(f"{folder}/device/net", number)
     driver = f"{folder}/device/driver"
     slot = os.path.basename(os.path.realpath(f"{folder}/device"))
     lost = number_of(f"{folder}/device/net/{netdev}/carrier_down_count") if netdev else None
@@ -65,6 +65,15 @@ def port(folder: str, device: str, number: str) -> dict[str, Any]:
         "link_error_recovery": number_of(f"{place}/counters/link_error_recovery"),
         "symbol_errors": number_of(f"{place}/counters/symbol_error"),
     }
+
+
+def _netdev(folder: str, number: str) -> str:
+    """The network interface of a port, "" without one: cards of two ports show both."""
+    for one in names_in(folder):
+        place = number_of(f"{folder}/{one}/dev_port")
+        if place is None or str(place + 1) == number:
+            return one
+    return ""
 
 
 def _model(folder: str) -> str:
