@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
+
+from deploy.cli import main
 from deploy.fleet.spec import Waiver
 from tests.verified import document, finding, gpu, healthy, part, recorded
 from verify.judge import judge
@@ -93,3 +96,36 @@ def test_the_page_has_them_too(tmp_path: Path) -> None:
 
 def test_the_cell_of_a_waived_gpu_is_degraded() -> None:
     assert [cell.verdict for cell in cells(accepted())][3] == "degraded"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One run below runs/ of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    recorded(tmp_path / "runs", [healthy("gpu1"), accepted(), slow()], exit=0)
+    return tmp_path
+
+
+def test_a_finding_is_explained_by_its_number_in_the_report(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "finding-1"]) == 0
+    text = capsys.readouterr().out
+    for wanted in (
+        "1. degraded: gpu3: GPU 1: perf.compute\n",
+        "also by physics: fine (>= 593)\n",
+        "--limit gpu3 --level standard --check perf.compute\n",
+        "Every GPU multiplies matrices as fast as its model",
+        "one GPU multiplies at two thirds of its equals' speed, in tests, turns\n",
+    ):
+        assert wanted in text, wanted
+    assert main(["explain", "finding-2"]) == 2
+    assert "has findings 1 to 1" in capsys.readouterr().err
+
+
+def test_a_host_s_waived_findings_are_explained_with_who_waived_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "gpu2"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "waived by ops until 2026-12-31: ticket 4711: fail: gpu.ecc: GPU 3: errors" in said
