@@ -136,7 +136,8 @@ def test_a_run_on_the_cpu_is_green_says_what_it_cannot_prove_and_asks_nothing_of
 def test_one_gpu_has_no_peer_and_no_collective_figure() -> None:
     alone = changed(SCENE, lambda parts: parts["report"]["nvml"].update(gpus=GPUS[:1]))
     asked = Asked(read(benched(GPUS[:1]), 1), alone)
-    assert set(asked.not_asked) == {"bench.peer", "bench.transport"}
+    assert set(asked.not_asked) == {"bench.peer", "bench.transport", "bench.agrees"}
+    assert len(asked.prints) == 2
     assert asked.causes == {}
     assert not any(name.startswith("bench.all") for name, *_ in asked.figures)
 

@@ -465,6 +465,7 @@ def test_agrees(
     gpus: list[dict[str, Any]],
     look: Look,
     fingerprint: Callable[..., None],
+    not_asked: Callable[[str], None],
 ) -> None:
     """Equal GPUs of this host compute the same bits."""
     document = seen(benched, look)
@@ -494,6 +495,8 @@ def test_agrees(
                     look.unknown(of, name, why="it has no fingerprint of it")
                     continue
                 fingerprint(key, name, bits[number], of)
+                if len(bits) < 2:
+                    continue  # the fleet's vote compares it
                 look.at(
                     of,
                     f"bits of {name}, among {len(bits)} equal parts",
@@ -502,6 +505,8 @@ def test_agrees(
                     baseline="neighbours",
                     evidence=[f"rank {number}: SHA-256 {bits[number]}", *bench.perturbed(document)],
                 )
+    if not look.observations:
+        not_asked("no two equal GPUs are on this host; the fleet is asked for their like")
 
 
 # ---- what NVML said under load

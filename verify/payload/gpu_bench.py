@@ -69,6 +69,11 @@ LIMIT = 100.0
 """Seconds after which a run is stopped whatever it does; a healthy one takes half of it."""
 PATIENCE = 30.0
 """Seconds that a rank waits for the others within one step."""
+SAMPLER_S = 5.0
+"""Seconds that the sampler has to read all counters once more; NVML that takes longer hangs."""
+ABORT_S = 15.0
+"""Seconds that NCCL has beyond `patience` before it aborts a process that waits: those in which the
+launcher asks each rank where it is, for an aborted one says nothing."""
 STAGES = (
     "start", "rendezvous", "products", "memory", "copies", "peer", "collectives", "repeats",
     "leave",
@@ -197,13 +202,13 @@ def sample(asked: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes] |
 
 
 def stop_sampling(sampler: subprocess.Popen[bytes] | None, folder: Path) -> Record | None:
-    """What the sampler has left; it gets two seconds to read the counters once more."""
+    """What the sampler has left; it gets some seconds to read the counters once more."""
     if sampler is None:
         return None
     (folder / "load.stop").touch()
     hung = False
     try:
-        sampler.wait(2)
+        sampler.wait(SAMPLER_S)
     except subprocess.TimeoutExpired:
         hung = True
         sampler.kill()
@@ -423,7 +428,8 @@ def stages(asked: argparse.Namespace, trail: Trail, world: int) -> None:
     store.wait([f"here-{other}" for other in range(world)], timedelta(seconds=asked.limit))
     trail.at("makes the process group", inside=True)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    patience = timedelta(seconds=asked.patience)
+    abort = ABORT_S if backend == "nccl" else 0.0
+    patience = timedelta(seconds=asked.patience + abort)
     dist.init_process_group(
         backend, store=store, rank=trail.rank, world_size=world, timeout=patience
     )

@@ -24,6 +24,8 @@ if (BUNDLE / "lib").is_dir():
     sys.path.insert(0, str(BUNDLE / "lib"))
 
 EVERY_S = 0.25
+KEPT_EVERY = 8
+"""Samples between two times that counters are read and all is written down."""
 MOST_SAMPLES = 400
 PR_SET_PDEATHSIG = 1
 NVLINK = 2
@@ -45,6 +47,8 @@ class Reader:
         self.handles = [
             nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
         ]
+        self.links = [self.links_up(handle) for handle in self.handles]
+        """Of each GPU, the NVLinks that are up, and the slot that each ends at."""
 
     def get(self, read: Callable[..., Any], *words: Any) -> Any:
         """A value, or None."""
@@ -53,15 +57,16 @@ class Reader:
         except (self.nvml.NVMLError, ValueError, TypeError, AttributeError, OSError):
             return None
 
-    def links(self, handle: Any) -> list[int]:
-        """NVLinks that are up."""
-        found = []
+    def links_up(self, handle: Any) -> dict[int, str]:
+        """NVLinks that are up -> slot of what is at the other end."""
+        found = {}
         for link in range(getattr(self.nvml, "NVML_NVLINK_MAX_LINKS", 18)):
             state = self.get(self.nvml.nvmlDeviceGetNvLinkState, handle, link)
             if state is None:
                 break
             if state:
-                found.append(link)
+                pci = self.get(self.nvml.nvmlDeviceGetNvLinkRemotePciInfo, handle, link)
+                found[link] = str(getattr(pci, "busId", "")).lower()
         return found
 
     def identity(self, index: int, handle: Any) -> Record:
@@ -77,9 +82,9 @@ class Reader:
             "width_max": self.get(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(handle)),
         }
 
-    def counters(self, handle: Any) -> dict[str, int | None]:
+    def counters(self, index: int) -> dict[str, int | None]:
         """What must not grow while a healthy GPU works."""
-        nvml = self.nvml
+        nvml, handle = self.nvml, self.handles[index]
 
         def ecc(kind: int) -> Any:
             return self.get(nvml.nvmlDeviceGetTotalEccErrors, handle, kind, nvml.NVML_VOLATILE_ECC)
@@ -92,10 +97,10 @@ class Reader:
             "remapped_corrected": None if rows is None else int(rows[0]),
             "remapped_uncorrected": None if rows is None else int(rows[1]),
         }
-        up = self.links(handle)
         for name, kind in LINK_ERRORS.items():
             values = [
-                self.get(nvml.nvmlDeviceGetNvLinkErrorCounter, handle, link, kind) for link in up
+                self.get(nvml.nvmlDeviceGetNvLinkErrorCounter, handle, link, kind)
+                for link in self.links[index]
             ]
             read = [int(one) for one in values if one is not None]
             found[name] = sum(read) if read else None
@@ -118,15 +123,9 @@ class Reader:
         """How two GPUs are joined: NV and the number of links, else the common ancestor."""
         nvml, here, there = self.nvml, self.handles[one], self.handles[other]
         if self.get(lambda: nvml.nvmlDeviceGetP2PStatus(here, there, NVLINK)) == 0:
-            up = self.links(here)
-            ends = [
-                str(getattr(pci, "busId", "")).lower()
-                for link in up
-                if (pci := self.get(nvml.nvmlDeviceGetNvLinkRemotePciInfo, here, link)) is not None
-            ]
+            ends = list(self.links[one].values())
             # Through NVSwitch every link leads to every GPU, and none ends at another GPU.
-            straight = sum(end == slots[other] for end in ends)
-            return f"NV{straight or len(up)}" if up else "unknown"
+            return f"NV{ends.count(slots[other]) or len(ends)}" if ends else "unknown"
         level = self.get(lambda: nvml.nvmlDeviceGetTopologyCommonAncestor(here, there))
         return ANCESTORS.get(level, "unknown") if level is not None else "unknown"
 
@@ -149,24 +148,31 @@ def sample_until(folder: Path, seconds: float) -> int:
         keep(folder, found)
         return 0
     gpus = [reader.identity(index, handle) for index, handle in enumerate(reader.handles)]
-    for gpu, handle in zip(gpus, reader.handles, strict=True):
-        gpu |= {"before": reader.counters(handle), "after": None, "samples": []}
+    for gpu in gpus:
+        gpu |= {"before": reader.counters(gpu["index"]), "after": None, "samples": []}
     found |= {"state": "ok", "gpus": gpus}
     keep(folder, found)
     slots = [gpu["slot"] for gpu in gpus]
     pairs = [(a, b) for a in range(len(gpus)) for b in range(len(gpus)) if a != b]
     found["relations"] = {f"{a}-{b}": reader.relation(a, b, slots) for a, b in pairs[:4032]}
+    turn = 0
     while time.monotonic() < until and not (folder / "load.stop").exists():
         for gpu, handle in zip(gpus, reader.handles, strict=True):
             if len(gpu["samples"]) < MOST_SAMPLES:
                 gpu["samples"].append([round(time.monotonic(), 3), *reader.sample(handle)])
-            gpu["after"] = reader.counters(handle)
-        keep(folder, found)
+        if turn % KEPT_EVERY == 0:
+            remember(folder, found, reader)
+        turn += 1
         time.sleep(EVERY_S)
-    for gpu, handle in zip(gpus, reader.handles, strict=True):
-        gpu["after"] = reader.counters(handle)
-    keep(folder, found)
+    remember(folder, found, reader)
     return 0
+
+
+def remember(folder: Path, found: Record, reader: Reader) -> None:
+    """Read the counters once more and write all down."""
+    for gpu in found["gpus"]:
+        gpu["after"] = reader.counters(gpu["index"])
+    keep(folder, found)
 
 
 def keep(folder: Path, found: Record) -> None:
