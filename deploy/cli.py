@@ -22,6 +22,7 @@ COMMANDS = {
     "status": "verify.commands.status",
     "report": "verify.commands.report",
     "explain": "verify.commands.explain",
+    "evidence": "verify.commands.evidence",
 }
 """Subcommand -> module, loaded only when it is used. A module has `add_arguments(parser)` and
 `run(arguments) -> exit code`; the first line of its docstring is its help."""

@@ -6,7 +6,7 @@ was interrupted, or another one, can collect it. The run directory keeps in deep
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,16 @@ from verify.answer import MOST_BYTES, BadAnswer, read
 from verify.bundle import Bundle
 from verify.checks import MARK
 from verify.results import Name, Request, Text
-from verify.runner import CONNECT_S, LOGINS, PUSH_S, Answer, Question, request_for
+from verify.runner import (
+    CONNECT_S,
+    LOGINS,
+    MARGIN_S,
+    PUSH_S,
+    Answer,
+    Question,
+    Silence,
+    request_for,
+)
 
 OPEN = "deep.json"
 """In a run directory: the hosts whose soak is to be collected."""
@@ -35,6 +44,7 @@ PATIENCE_S = 3600.0
 SOONEST_S, LATEST_S = 2.0, 60.0
 """Between two looks at a host."""
 
+Words = Callable[[Connection], dict[str, Any]]
 State = Literal["started", "refused", "running", "ended", "lost", "none", "failed"]
 
 
@@ -292,62 +302,69 @@ def _answer(name: str, told: Told, attended: Attended) -> Answer:
 # ---- one host, one question
 
 
-def converse(host: Host, bundle: Bundle, action: launch.Action, words: Any) -> Told | Answer:
-    """Start, poll or stop on one host; the bundle is pushed where it is missing."""
-    began = time.monotonic()
+def converse(host: Host, bundle: Bundle, action: launch.Action, words: Words) -> Told | Answer:
+    """Start, poll or stop on one host."""
+    out = output(host, bundle, action, words)
+    if isinstance(out, Answer):
+        return out
+    lines = [one for one in out.splitlines() if one.startswith(MARK)]
+    try:
+        return Told.model_validate_json(lines[-1][len(MARK) :] if lines else "")
+    except ValidationError:
+        return Answer(host.name, message=f"{host.name}: it gave no answer that can be used")
+
+
+def output(
+    host: Host,
+    bundle: Bundle,
+    action: launch.Action,
+    words: Words,
+    *,
+    whole_s: float = ASK_S,
+    limit: int = MOST_BYTES,
+) -> str | Answer:
+    """What a program of the bundle prints on one host, or why it does not run; `words` makes its
+    request once it is known who logged in. The bundle is pushed where it is missing."""
     try:
         connection = connect(host, CONNECT_S)
     except Unreachable as error:
         return Answer(host.name, silence="unreachable", message=printable(str(error)))
     try:
         asked = json.dumps(words(connection))
-        line, told = _ask(host, connection, bundle, action, asked, began)
-        if line is not None and line.word == launch.MISSING:
-            ran = connection.run(
-                _script(host, bundle, "push", "", launch.new_nonce()),
-                stdin=bundle.text,
-                timeout_s=PUSH_S,
-                root=line.uid == 0 and host.spec.privileged,
+        for pushed in (False, True):
+            nonce = launch.new_nonce()
+            ran = connection.run_script(
+                _script(host, bundle, action, nonce, int(whole_s), asked),
+                timeout_s=whole_s + MARGIN_S,
+                limit=limit,
+                root=host.spec.privileged,
             )
-            if not ran.ok:
-                return Answer(host.name, message=f"{host.name}: {ran.trouble or ran.err[-200:]}")
-            line, told = _ask(host, connection, bundle, action, asked, time.monotonic())
-        if isinstance(told, Told):
-            return told
-        text = f"{line.word}: {line.text}" if line is not None else told
-        return Answer(host.name, message=f"{host.name}: {printable(text)[:400]}")
+            line = launch.said(ran.out, nonce)
+            if line is None or line.word != launch.MISSING or pushed:
+                break
+            root = line.uid == 0 and host.spec.privileged
+            script = _script(host, bundle, "push", launch.new_nonce())
+            put = connection.run(script, stdin=bundle.text, timeout_s=PUSH_S, root=root)
+            if not put.ok:
+                break
+        if line is None and not ran.trouble:
+            return ran.out
+        silence: Silence = "hung" if ran.trouble.startswith("no end within") else "not-run"
+        text = f"{line.word}: {line.text}" if line is not None else ran.trouble
+        return Answer(host.name, silence=silence, message=f"{host.name}: {printable(text)[:400]}")
     finally:
         connection.close()
 
 
-def _ask(
-    host: Host, connection: Connection, bundle: Bundle, action: launch.Action, asked: str, at: float
-) -> tuple[launch.Said | None, Told | str]:
-    nonce = launch.new_nonce()
-    left = max(5.0, ASK_S - (time.monotonic() - at))
-    ran = connection.run_script(
-        _script(host, bundle, action, asked, nonce),
-        timeout_s=left,
-        limit=MOST_BYTES,
-        root=host.spec.privileged,
-    )
-    line = launch.said(ran.out, nonce)
-    if ran.trouble or line is not None:
-        return line, ran.trouble
-    lines = [one for one in ran.out.splitlines() if one.startswith(MARK)]
-    try:
-        return None, Told.model_validate_json(lines[-1][len(MARK) :] if lines else "", strict=False)
-    except (ValidationError, ValueError):
-        return None, f"it gave no answer that can be used: {ran.err.strip()[-160:]}"
-
-
-def _script(host: Host, bundle: Bundle, action: launch.Action, asked: str, nonce: str) -> str:
+def _script(
+    host: Host, bundle: Bundle, action: launch.Action, nonce: str, limit: int = 0, asked: str = ""
+) -> str:
     return launch.script(
         action,
         id=bundle.id,
         prefix=host.spec.prefix,
         privileged=host.spec.privileged,
         nonce=nonce,
-        limit_s=int(ASK_S),
+        limit_s=limit,
         request=asked,
     )

@@ -190,6 +190,8 @@ def state(folder: Path, run: str) -> Document:
     found |= {name: record.get(name) for name in names}
     found["partial"] = partial(mine / "soak")
     end = loaded(mine / "end.json")
+    if end and record.get("boot_id") != boot_id() and not (mine / "answer").exists():
+        return {**found, "state": "ended", "why": "the host was rebooted in the middle, in order"}
     if end:
         return {**found, "state": "ended", "why": str(end.get("why", ""))[:600],
                 "answer": read(mine / "answer") or ""}  # fmt: skip
@@ -199,7 +201,7 @@ def state(folder: Path, run: str) -> Document:
         stage = "soak" if soaks else "other checks"
         return {**found, "state": "running", "stage": stage, "left_s": max(0.0, left)}
     rebooted = record.get("boot_id") != boot_id()
-    why = "the host was rebooted in the middle" if rebooted else "its process was killed"
+    why = "the host went down in the middle" if rebooted else "its process was killed"
     return {**found, "state": "lost", "why": why}
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from deploy.fleet.runs import printable
 
-Action = Literal["run", "push", "check", "keep", "start", "poll", "stop"]
+Action = Literal["run", "push", "check", "keep", "start", "poll", "stop", "gather"]
 
 _PREAMBLE = """\
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C

@@ -2,7 +2,7 @@
 # coreutils, findutils, tar and gzip. verify/launch.py puts assignments in front:
 #   action      run; push; check (says which Python it would take, and runs nothing); keep (the
 #               figures of the run that the request names); start, poll, stop (level deep, apart
-#               from whoever asks: verify/detached.py)
+#               from whoever asks: verify/detached.py); gather (verify/payload/evidence.py)
 #   id          the bundle's hash, and the name of its folder
 #   prefix      where bundles live, below bundle/
 #   privileged  yes: a user who did not become root keeps them in a cache of his own instead
@@ -192,12 +192,12 @@ keep() {
     if [ "$code" = 0 ]; then say kept ''; else say ended "$code"; fi
 }
 
-deep() {
+program() {
     check || return 0
     cd "$bundles/$id" || return
     export PYTHONDONTWRITEBYTECODE=1
     printf '%s\n' "$request" |
-        timeout -k 3 "$limit" "$python" -I -S -B verify/detached.py "$action"
+        timeout -k 3 "$limit" "$python" -I -S -B "$@"
     code=$?
     if [ "$code" != 0 ]; then say ended "$code"; fi
 }
@@ -211,7 +211,8 @@ main() {
     case $action in
         run) run ;;
         push) push ;;
-        start | poll | stop) deep ;;
+        start | poll | stop) program verify/detached.py "$action" ;;
+        gather) program verify/payload/evidence.py ;;
         keep) keep ;;
         check) if check; then say ready "$python $bundles/$id"; fi ;;
     esac

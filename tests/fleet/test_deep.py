@@ -80,21 +80,32 @@ def test_a_soak_runs_apart_is_refused_twice_and_collected(lab: Lab) -> None:
     assert lab.fleet.root(NODE, "pgrep -f payload/[s]oak.py || :").ok() == ""
 
 
-def test_a_reboot_in_the_middle_is_a_lost_soak_with_what_it_had_done(lab: Lab) -> None:
+@pytest.mark.soak
+def test_a_reboot_in_the_middle_is_told_with_what_was_done(lab: Lab) -> None:
     lab.fleet.heal(NODE, "soak-short")
     lab.gpufleet("verify", "lab.py", *ASKED, "--detach")
     run = newest(lab)
-    lab.fleet.root(
-        NODE,
-        f"until grep -qs memory /var/lib/gpufleet/deep/{run}/soak/rank-1.json; do sleep 1; done",
-    ).ok()
+    begun = f"/var/lib/gpufleet/deep/{run}/soak/rank-1.json"
+    lab.fleet.root(NODE, f"until grep -qs walking-ones {begun}; do sleep 1; done").ok()
     lab.fleet.reboot(NODE)
     done = lab.gpufleet("status", run)
     lab.fleet.fault(NODE, "soak-short:8")
-    assert done.status == 1, status(done)
+    assert done.status == 4, status(done)
     found = document(lab, run)
-    assert "rebooted in the middle" in found["message"]
+    assert "rebooted in the middle, in order" in found["message"]
     assert any(note.startswith("rank 0: ") for note in found["notes"])
+
+
+@pytest.mark.soak
+def test_a_soak_that_was_killed_is_lost_and_hangs(lab: Lab) -> None:
+    lab.gpufleet("verify", "lab.py", *ASKED, "--detach")
+    run = newest(lab)
+    lab.fleet.root(NODE, f"kill -9 $(cat /var/lib/gpufleet/deep/{run}/pid)").ok()
+    done = lab.gpufleet("status", run)
+    assert done.status == 1, status(done)
+    assert "its process was killed" in document(lab, run)["message"]
+    assert document(lab, run)["verdict"] == "hung"
+    assert lab.fleet.root(NODE, "pgrep -f verify/[o]nhost.py || :").ok() == ""
 
 
 @pytest.mark.soak
