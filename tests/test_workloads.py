@@ -15,9 +15,11 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests import reported
 from tests.faulted import MATRIX
@@ -339,6 +341,53 @@ def test_what_only_one_gpu_lacks_is_unknown_there() -> None:
     asked = ask("compile", change)
     assert asked.not_asked == []
     assert asked.causes == [(1, "not-run", "compile")]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "why"),
+    [
+        ("quantise", "torch.ao.quantization", "has no torch.ao.quantization"),
+        ("prune", "torch.nn.utils.prune", "has no torch.nn.utils.prune"),
+        ("fsdp2", "torch.distributed.fsdp", "fully_shard"),
+    ],
+)
+def test_a_library_that_is_gone_is_absent_with_the_reason(
+    name: str, module: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(wanted: str) -> Any:
+        assert wanted == module
+        raise ImportError(f"No module named {wanted!r}")
+
+    monkeypatch.setattr(payload.importlib, "import_module", gone)
+    with pytest.raises(payload.AbsentError, match=why):
+        payload.RUNS[name](SimpleNamespace(device=torch.device("cpu")))  # type: ignore[arg-type]
+
+
+def test_scaling_that_is_gone_and_what_needs_gpus_are_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu: Any = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.delattr(torch.amp, "GradScaler")
+    for name in ("amp", "host-copy", "data-parallel"):
+        with pytest.raises(payload.AbsentError):
+            payload.RUNS[name](cpu)
+
+
+def test_compiling_needs_a_compiler_headers_and_triton_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(payload.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(payload.shutil, "which", lambda name: None)
+    assert "no g++, c++, clang++" in payload.no_compiler(cpu)
+    monkeypatch.setattr(payload.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "headers" in payload.no_compiler(cpu)
+    (tmp_path / "Python.h").touch()
+    assert payload.no_compiler(cpu) == ""
+    monkeypatch.setattr(payload.importlib.util, "find_spec", lambda name: None)
+    assert "triton" in payload.no_compiler(cuda)
+    with pytest.raises(payload.AbsentError, match="triton"):
+        payload.compiled(SimpleNamespace(device=cuda))  # type: ignore[arg-type]
 
 
 # ---- documents that cannot be used
