@@ -40,6 +40,8 @@ class Test:
     partner: bool = False
     avoid: Group = frozenset()
     """Who is no partner for it."""
+    first: bool = False
+    """Asked of who may have turned out to be good by now: then it need not be made."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,9 @@ class _Search:
         self.sets: list[Group] = []
         """Sets that passed, to be put together again."""
         self.pairs_tried = 0
+        self.passed: set[Group] = set()
+        self.failed: dict[str, set[str]] = {name: set() for name in everyone}
+        """Host -> with whom it has failed, two by two."""
 
     # ---- rounds
 
@@ -129,6 +134,11 @@ class _Search:
         for group, well in zip(groups, passed, strict=True):
             if well:
                 self.found.good |= group
+                self.passed.add(group)
+            elif len(group) == 2:
+                one, other = group
+                self.failed[one].add(other)
+                self.failed[other].add(one)
         return passed
 
     def ask(self, question: Question) -> None:
@@ -154,6 +164,10 @@ class _Search:
                     one.came[at] = Came(well, partner)
             elif not self._somebody_good():
                 return False
+            for one in self.waiting:
+                for at in one.left:
+                    if one.tests[at].first and one.tests[at].hosts <= self.found.good:
+                        one.came[at] = Came(True)
             done = [one for one in self.waiting if not one.left]
             self.waiting = [one for one in self.waiting if one.left]
             for one in done:
@@ -242,15 +256,18 @@ class _Search:
         """A single host, beside partners that are known to be good."""
         if one in self.found.good:
             return
-        (first,) = yield [Test(Group({one}), partner=True)]
-        if first.passed:
-            return
-        other = Test(Group({one}), partner=True, avoid=Group({first.partner}))
-        (second,) = yield [other]
-        if not second.passed:
-            self.found.hosts.add(one)
-            return
-        yield from self.link(one, first.partner)
+        with_good = sorted(self.failed[one] & self.found.good)
+        if not with_good:
+            (first,) = yield [Test(Group({one}), partner=True, first=True)]
+            if first.passed:
+                return
+            with_good = sorted(self.failed[one] & self.found.good)
+        if len(with_good) < 2:
+            (second,) = yield [Test(Group({one}), partner=True, avoid=Group(with_good))]
+            if second.passed:
+                yield from self.link(one, with_good[0])
+                return
+        self.found.hosts.add(one)
 
     def link(self, one: str, other: str) -> Question:
         """Two hosts that failed together and are good with others: once more."""
@@ -302,7 +319,7 @@ class _Search:
         self.found.proven = all(self.passes(one) for one in wholes)
 
     def passes(self, group: Group) -> bool:
-        return len(group) < 2 or self.round([group])[0]
+        return len(group) < 2 or group in self.passed or self.round([group])[0]
 
     def wholes(self) -> list[Group]:
         """Everybody but bad hosts, without one end of each bad link; then without the other."""
