@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from deploy.fleet.spec import NodeSpec
 from tests.verified import healthy, recorded, unreachable
 from verify import slurm
 from verify.payload import slurm_job
+from verify.report.advice import again
 from verify.report.document import document
 from verify.report.html import headline
 from verify.report.read import look, read_view
@@ -227,3 +229,17 @@ def test_one_line_comes_out_of_a_job_or_none() -> None:
     assert slurm_job.line_of(f"prolog says hello\n{line}\n") == {"rc": 0}
     for text in ("", f"{line}\n{line}\n", "GPUFLEET {", "GPUFLEET []"):
         assert slurm_job.line_of(text) is None
+
+
+def test_what_is_asked_again_is_asked_in_the_same_way(tmp_path: Path) -> None:
+    view = read_view(look(recorded(tmp_path, [healthy("gpu1")])))
+    words = ["lab.py", "--level", "standard", "--as", "alice", "--via", "slurm", "--env", "/e"]
+    view = replace(view, run=view.run.model_copy(update={"command": tuple(words)}))
+    assert view.way == ("--as", "alice", "--via", "slurm", "--env", "/e")
+    asked = "gpufleet verify lab.py --as alice --via slurm --env /e --limit gpu1 --level standard"
+    for check in ("train.loss", "env.works"):
+        found = again(check, ["gpu1"], "lab.py", "standard", view.way)
+        assert found == f"{asked} --check {check}"
+    assert again("env.works", ["gpu1"], "lab.py", "quick") == (
+        "gpufleet verify lab.py --limit gpu1 --check env.works"
+    )

@@ -65,7 +65,10 @@ def todo(group: Group) -> str:
 
 def mended_by_apply(group: Group) -> bool:
     """Whether `gpufleet apply` sets what was found wrong."""
-    return group.verdict in ("fail", "degraded") and group.check in MENDED_BY_APPLY
+    # An environment of --env bears its path: it is not ours to build.
+    foreign = any(case.component.name.startswith("/") for case in group.cases)
+    other = foreign and group.check.startswith("env.")
+    return group.verdict in ("fail", "degraded") and group.check in MENDED_BY_APPLY and not other
 
 
 def mend(group: Group, inventory: str) -> str:
@@ -79,15 +82,22 @@ def mend(group: Group, inventory: str) -> str:
     return ""
 
 
-def again(check: str, hosts: Iterable[str], inventory: str, level: str = "") -> str:
-    """The command that asks only this once more."""
-    words = f"gpufleet verify {shlex.quote(inventory)} {limit(hosts)}"
+def again(
+    check: str, hosts: Iterable[str], inventory: str, level: str = "", way: Iterable[str] = ()
+) -> str:
+    """The command that asks only this once more; `way` are options of how training is started."""
     known = catalogue().get(check)
+    words = " ".join(["gpufleet verify", shlex.quote(inventory), *map(shlex.quote, way)])
+    # What is judged over the fleet needs the others beside it.
+    if known is None or known.where == "host" or check == REACHABLE:
+        words += f" {limit(hosts)}"
     asked = known.level if known is not None else "" if check else level
     if asked == WORKLOAD:
         return f"{words} --workload {check.partition('.')[2]}" if check else words
     if asked == MULTI_NODE:
         return f"{words} --multi-node"
+    if way and asked == LEVELS[0]:  # such options are for levels that train
+        asked = LEVELS[1]
     if asked in LEVELS[1:]:
         words += f" --level {asked}"
     return words + (f" --check {check}" if check and check != REACHABLE else "")

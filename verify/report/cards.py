@@ -103,5 +103,5 @@ def _commands(group: Group, view: View) -> Iterator[Html]:
         yield tag("dt", "mend")
         yield tag("dd", tag("code", command))
     yield tag("dt", "again")
-    retry = again(group.check, group.hosts, view.run.inventory, view.level)
+    retry = again(group.check, group.hosts, view.run.inventory, view.level, view.way)
     yield tag("dd", tag("code", retry))

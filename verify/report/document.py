@@ -75,7 +75,7 @@ def _group(group: Group, view: View) -> dict[str, Any]:
         "action": group.action,
         "hosts": group.hosts,
         "mend": mend(group, inventory) or None,
-        "again": again(group.check, group.hosts, inventory, view.level),
+        "again": again(group.check, group.hosts, inventory, view.level, view.way),
     }
 
 
@@ -114,5 +114,5 @@ def _case(case: Case, view: View) -> dict[str, Any]:
         "silenced": list(case.silenced),
         "echoes": list(case.echoes),
         "waived": case.waived.model_dump(mode="json") if case.waived is not None else None,
-        "again": again(case.check, [case.host], view.run.inventory, view.level),
+        "again": again(case.check, [case.host], view.run.inventory, view.level, view.way),
     }

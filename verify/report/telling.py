@@ -48,7 +48,7 @@ def tell(
     lines += wrapped("bold", f"do:    {todo(group)}", width, "   ", 7)
     command = mend(group, view.run.inventory)
     lines += [("", f"   mend:  {printable(command)}")] if command else []
-    retry = again(group.check, group.hosts, view.run.inventory, view.level)
+    retry = again(group.check, group.hosts, view.run.inventory, view.level, view.way)
     return [*lines, ("", f"   again: {printable(retry)}")]
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import PurePath
 from typing import get_args
 
@@ -54,6 +55,13 @@ class View:
         words = self.run.command
         after = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--level"]
         return after[0] if after else "quick"
+
+    @property
+    def way(self) -> tuple[str, ...]:
+        """Options of the run that say how training was started, to ask again in the same way."""
+        words = self.run.command
+        pairs = pairwise(words)
+        return tuple(one for pair in pairs if pair[0] in ("--env", "--as", "--via") for one in pair)
 
     @property
     def simulated(self) -> list[str]:
