@@ -80,7 +80,8 @@ def verified(*components: tuple[str, str, str, int | None], **verdicts: str) -> 
         name: {"verdict": verdicts.get(name, "fail"), "findings": []} for name in names
     }
     for host, kind, name, index in components:
-        hosts[host]["findings"].append({"component": {"kind": kind, "name": name, "index": index}})
+        component = {"kind": kind, "name": name, "index": index}
+        hosts[host]["findings"].append({"verdict": "fail", "component": component})
     return {"hosts": hosts}
 
 
@@ -88,6 +89,9 @@ def test_findings_are_read_with_their_components() -> None:
     document = verified(("a", "gpu", "H100", 3), ("b", "wheel", "numpy", None), c="pass")
     assert broken(document) == {("a", "gpu", 3), ("b", "wheel", "numpy")}
     assert broken(verified(a="unreachable", b="pass")) == {("a", "unreachable", "")}
+    clock = verified(("a", "host", "", None), a="degraded")
+    clock["hosts"]["a"]["findings"][0]["verdict"] = "degraded"
+    assert broken(clock) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -426,6 +426,21 @@ def test_every_threshold_has_a_source_and_a_name_that_is_read_somewhere() -> Non
     assert thresholds.unknown({"disk.root-mib": 1.0, "disk.rot-mib": 2.0}) == ["disk.rot-mib"]
 
 
+def test_without_gpus_a_log_that_is_not_shown_is_nobodys_loss() -> None:
+    from tests.broken_host import UNREADABLE
+    from tests.test_checks import CHECKS
+
+    closed = reported.changed(reported.scene("none"), UNREADABLE)
+    assert NEEDS["kernel-log"](closed).kind == "not-asked"
+    look = reported.ask(CHECKS["host.machine-check"], closed)
+    assert not isinstance(look, str)
+    assert [one.what for one in look.observations] == ["uncorrected errors of memory"]
+    closed.report["memory_errors"]["controllers"] = []
+    assert "is not shown here (no journal)" in str(
+        reported.ask(CHECKS["host.machine-check"], closed)
+    )
+
+
 def test_geforce_boards_are_not_asked_for_what_they_cannot() -> None:
     def gaming(parts: dict[str, Any]) -> None:
         for one in parts["report"]["nvml"]["gpus"]:

@@ -291,6 +291,20 @@ def _cpufreq(scene: Scene) -> Answer:
     return not_asked("this kernel does not set the processors' frequency (no cpufreq)")
 
 
+def _kernel_log(scene: Scene) -> Answer:
+    """Where there are no GPUs, no event of theirs is missed in a log that a container does not
+    have, or that a user without root is not shown."""
+    if scene.report["kernel_lines"]["readable"] or _gpus(scene).kind != "not-asked":
+        return ASKED
+    error = scene.report["kernel_lines"]["error"]
+    return not_asked(f"the kernel's log is not shown here ({error}), and no GPU writes into it")
+
+
+def _error_counters(scene: Scene) -> Answer:
+    log, memory = _kernel_log(scene), scene.report["memory_errors"]
+    return ASKED if memory["controllers"] or memory["error"] else log
+
+
 @_after(_record)
 def _hardware_record(scene: Scene) -> Answer:
     if not (scene.record or {}).get("host"):
@@ -476,6 +490,8 @@ NEEDS: dict[str, Need] = {
     "peers": _peers,
     "bare-metal": _bare_metal,
     "cpufreq": _cpufreq,
+    "kernel-log": _kernel_log,
+    "error-counters": _error_counters,
     "hardware-record": _hardware_record,
     "mounts": _mounts,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from verify import kernel_lines
-from verify.applies import Scene
+from verify.applies import NEEDS, Scene
 from verify.checks import HOST, Component, Look, check
 
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "refined-jiffies", "pit", "hyperv_clocksource_msr")
@@ -234,6 +234,7 @@ def test_stuck(report: dict[str, Any], threshold: Callable[[str], float], look: 
 @check(
     "host.kernel-log",
     verdict="degraded",
+    needs=("kernel-log",),
     source="Imbue's dmesg_whitelist: what nobody knows is worth reading (research: verification "
     "1.1); as information, for a finding nobody can act on makes people look away",
     fault="log-unreadable",
@@ -261,11 +262,12 @@ def test_kernel_log(report: dict[str, Any], inform: Callable[[str], None], look:
 
 @check(
     "host.machine-check",
+    needs=("error-counters",),
     action="service",
     source="Linux, EDAC in sysfs and the kernel's own reports (verify/data/kernel_lines.json)",
     fault="memory-error",
 )
-def test_machine_check(report: dict[str, Any], look: Look) -> None:
+def test_machine_check(scene: Scene, report: dict[str, Any], look: Look) -> None:
     """Memory and processors have reported no error that they could not correct."""
     memory, log = report["memory_errors"], report["kernel_lines"]
     if memory["error"]:
@@ -283,6 +285,8 @@ def test_machine_check(report: dict[str, Any], look: Look) -> None:
                 expected=0,
                 evidence=labels,
             )
+    if NEEDS["kernel-log"](scene).kind == "not-asked":
+        return  # the counters alone are what there is to look at
     if not log["readable"]:
         why = f"the kernel log cannot be read: {log['error']}"
         look.unknown(HOST, "errors of hardware", why=why, because="host.kernel-log")
