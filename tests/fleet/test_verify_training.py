@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fleet.live import LiveFleet, Result
+from tests.fleet.slurm import Slurm
 from tests.fleet.test_apply import Lab, status
 from verify.results import HostResult
 
@@ -96,3 +97,32 @@ def test_a_rank_with_other_parameters_is_found(lab: Lab, fleet: LiveFleet) -> No
     (finding,) = check.findings
     assert finding.component.index == 0
     assert "cnn" in finding.what
+
+
+def test_training_through_slurm(lab: Lab, fleet: LiveFleet) -> None:
+    """A job of a real Slurm, on the node that it is about; more in tests/fleet/test_slurm.py."""
+    slurm = Slurm(fleet, {NODE: 2, "cpu-01": 0})
+    slurm.install()
+    asked = ("--via", "slurm", "--as", "trainer", "--check", "train.starts")
+    done, result = verified(lab, *asked, "--check", "train.ended", "--check", "train.limits")
+    assert done.status == 0, status(done)
+    assert {one.verdict for one in result.checks} == {"pass"}
+    (line,) = result.information
+    assert line.startswith("training starts as trainer in job 1; 2 of 2 processors")
+    speeds = [one for one in result.measurements if one.name == "train.transformer"]
+    assert {one.conditions["via"] for one in speeds} == {"slurm"}
+    assert slurm.jobs() == []
+    slurm.ask(f"scontrol update nodename={NODE} state=drain reason='bad disk'")
+    done, result = verified(lab, *asked)
+    assert done.status == 4, status(done)
+    ((finding,),) = [one.findings for one in result.checks]
+    assert f"Slurm has {NODE} IDLE+DRAIN: bad disk" in finding.found
+    slurm.ask(f"scontrol update nodename={NODE} state=resume")
+    fewer = Slurm(fleet, {NODE: 1})
+    fewer.configure()
+    done, result = verified(lab, *asked, "--check", "train.limits")
+    assert done.status == 1, status(done)
+    (finding,) = [one for check in result.checks for one in check.findings]
+    assert (finding.what, finding.found, finding.expected) == (
+        "GPUs that a training process is given", "1", "2",
+    )  # fmt: skip
