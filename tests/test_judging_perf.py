@@ -268,6 +268,22 @@ def test_a_first_run_without_equals_and_without_a_floor_is_not_asked() -> None:
     )
 
 
+def test_cores_that_differ_too_much_are_no_measure_and_it_is_said() -> None:
+    def cpu(factor: float) -> Change:
+        def change(made: dict[str, Any]) -> None:
+            for one in made["measurements"]:
+                one["conditions"]["device"] = "cpu"
+            slowed("bench.copy", factor)(made)
+            slowed("bench.triad", factor)(made)
+
+        return change
+
+    made = fleet(4, {n: [cpu(3.0**n)] for n in (1, 2, 3, 4)}, gpus=1)
+    one = judged(made)["gpu001"][MEMORY]
+    assert isinstance(one, NotAsked)
+    assert "the 4 equal figures of this run differ too much to judge by" in one.reason
+
+
 BAD: dict[str, dict[str, Any]] = {
     "zero": {"value": 0.0},
     "negative": {"value": -700.0},

@@ -114,7 +114,7 @@ def test_a_finding_is_explained_by_its_number_in_the_report(
     for wanted in (
         "1. degraded: gpu3: GPU 1: perf.compute\n",
         "also by physics: fine (>= 593)\n",
-        "--limit gpu3 --level standard --check perf.compute\n",
+        "again: gpufleet verify lab.py --level standard --check perf.compute\n",
         "Every GPU multiplies matrices as fast as its model",
         "one GPU multiplies at two thirds of its equals' speed, in tests, turns\n",
     ):

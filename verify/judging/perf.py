@@ -8,7 +8,7 @@ from functools import cache
 from verify.judging.figure import Figure, figures_of
 from verify.judging.figures import figures
 from verify.judging.history import History, comparison, history_of
-from verify.judging.neighbours import Spread, spread
+from verify.judging.neighbours import LEAST, Spread, spread
 from verify.judging.opinion import (
     Judged,
     Opinion,
@@ -95,9 +95,12 @@ class FleetFigures:
     def why_unjudged(self, figure: Figure) -> str:
         """Why no baseline speaks of a figure."""
         count = len(self._values[figure.key])
+        equals = f"the {count} equal figures of this run differ too much to judge by"
+        if count < LEAST:
+            equals = f"{count} of the {LEAST} equal figures that make a middle are here"
         return (
-            f"no floor is known for {figure.name} on {figure.model}, {count} of the 4 equal "
-            "figures that make a middle are here, and no earlier good run is kept"
+            f"no floor is known for {figure.name} on {figure.model}, {equals}, and no earlier good "
+            "run is kept"
         )
 
 
