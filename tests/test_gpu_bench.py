@@ -120,6 +120,25 @@ def test_sums_over_the_ranks_stay_exact_in_bfloat16(world: int) -> None:
         assert not torch.equal(parts[0], parts[1])
 
 
+def test_fp8_products_are_exact_or_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the CPU where its torch can: the way they are called, and no GPU."""
+    cpu = types.SimpleNamespace(device=torch.device("cpu"), settle=lambda: None, cuda=True)
+    for capability, reason in (((8, 0), "before compute capability 8.9"), ((9, 0), "")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, it=capability: it)
+        way = gpu_bench.multiplied("fp8", cpu)  # type: ignore[arg-type]
+        if isinstance(way, str):
+            assert reason in way
+            continue
+        assert not reason
+        a, b, product = gpu_bench.exact_factors(256, 9)
+        made = way[0](a.to(way[1]), b.to(way[1]))
+        assert torch.equal(made.to(torch.int32), product)
+    monkeypatch.delattr(torch, "_scaled_mm", raising=False)
+    assert "has no torch._scaled_mm" in str(gpu_bench.multiplied("fp8", cpu))  # type: ignore[arg-type]
+
+
 # ---- what was said meanwhile
 
 

@@ -123,6 +123,10 @@ def test_lines_of_other_things_are_no_ways() -> None:
         # symmetric memory, 2.27 and newer
         ("AllReduce [Symmetric]: 1048576 Bytes -> Kernel AllReduce_RSxLDMC_AGxSTMC nchannels 8 "
          "nthreads 512", Choice("AllReduce", 1048576, "symmetric", "AllReduce_RSxLDMC_AGxSTMC")),
+        ("AllGather [Copy Engine]: 64 Bytes -> cudaMemcpy; CE synchronization with NVLS",
+         Choice("AllGather", 64, "copy-engine", "")),
+        ("AlltoAll [Hierarchical CE]: 64 Bytes -> RMA proxy + CE",
+         Choice("AlltoAll", 64, "copy-engine", "")),
     ],
 )  # fmt: skip
 def test_algorithms_are_understood_in_every_form(line: str, choice: Choice) -> None:

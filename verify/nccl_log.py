@@ -18,6 +18,7 @@ _PATH = re.compile(
 _NAMED = re.compile(
     r"(\w+)(?: \[Symmetric\])?: (\d+) Bytes -> (?:Algo (\w+) proto (\w+)|Kernel (\w+))"
 )
+_ENGINE = re.compile(r"(\w+) \[(?:Copy Engine|Hierarchical CE)\]: (\d+) Bytes -> ")
 _NUMBERED = re.compile(r"(?:(\w+): )?(\d+) Bytes -> Algo (\d+) proto (\d+) time ")
 _VERSION = re.compile(r"NCCL version ([0-9][0-9.]*)")
 _NVLS = re.compile(r"NVLS multicast support is (not )?available")
@@ -55,7 +56,8 @@ class Choice:
     """AllReduce, AllGather ...; "" before NCCL 2.22, whose line does not name it."""
     bytes: int
     algorithm: str
-    """One of ALGORITHMS, or symmetric (kernels on symmetric memory, 2.27 and newer)."""
+    """One of ALGORITHMS, symmetric (kernels on symmetric memory, 2.27 and newer) or copy-engine
+    (2.28 and newer)."""
     protocol: str
 
 
@@ -139,6 +141,8 @@ def _choice(line: str) -> Choice | None:
         if algorithm < len(ALGORITHMS) and protocol < len(PROTOCOLS):
             return Choice(found[1] or "", int(found[2]), ALGORITHMS[algorithm], PROTOCOLS[protocol])
         return None
+    if (found := _ENGINE.search(line)) is not None:
+        return Choice(found[1], int(found[2]), "copy-engine", "")
     found = _NAMED.search(line)
     if found is None:
         return None
@@ -248,7 +252,7 @@ def reductions(
     )
     choices = [one for one in statement.choices if one.operation in ("AllReduce", "")]
     if not choices:
-        why = "NCCL did not say what it runs"
+        why = "NCCL did not say what it runs; some versions before 2.22 never do"
         return Judged(None, None, what, why, "", "not-run", statement.settings[:6])
     largest = max(choices, key=lambda one: one.bytes)
     same = [one for one in choices if one.bytes == largest.bytes]
