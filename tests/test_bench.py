@@ -305,6 +305,22 @@ def test_gpus_that_disagree_without_a_majority_are_all_named() -> None:
     assert Asked(read(document, 2), two).causes["bench.agrees"] == {0, 1}
 
 
+def test_what_gloo_does_not_have_is_said_on_the_cpu_and_never_a_pass_on_gpus() -> None:
+    def without(document: Document) -> Document:
+        for rank in document["ranks"]:
+            found = rank["collectives"]
+            for name in [one for one in found["compared"] if one.startswith("all-to-all")]:
+                del found["compared"][name], found["seconds"][name]
+                found["left_out"][name] = "gloo does not support it"
+        return document
+
+    cpu = Asked(read(without(benched([])), 2, "cpu"), cpu_scene())
+    assert cpu.looks["bench.collectives"].verdict == "pass"
+    assert "not proven: all-to-all on the CPU: gloo does not support it" in cpu.information
+    gpus = Asked(read(without(benched(GPUS))))
+    assert gpus.looks["bench.collectives"].verdict == "not-run"
+
+
 # ---- bad documents
 
 
