@@ -6,14 +6,13 @@ Travels to the host: standard library only, Python 3.10. The payload measures
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from verify import nccl_log, training
-from verify.checks import MARK, Component
+from verify.checks import Component
 from verify.gpus import part
-from verify.training import MOST_BYTES, STATES, Document, Unusable, faults
+from verify.training import STATES, Document, Unusable, faults
 
 STAGES = (
     "start", "rendezvous", "products", "memory", "copies", "peer", "collectives", "repeats",
@@ -102,22 +101,7 @@ MOST_PAIRS = 64 * 63
 
 def read(said: Document, ranks: int, device: str) -> Document:
     """The document in what within.py says of the payload. Raises Unusable with the reason."""
-    last = " | ".join(str(said["err"]).strip().splitlines()[-3:])[-300:]
-    if said["hung"]:
-        raise Unusable(f"it never came back from {said['stage'] or 'its start'}", hung=True)
-    if said["rc"] != 0:
-        raise Unusable(f"it gave no document (exit {said['rc']}): {last or 'it said nothing'}")
-    if len(said["out"]) >= MOST_BYTES:
-        raise Unusable(f"it printed {len(said['out'])} characters")
-    lines = [line for line in said["out"].splitlines() if line.startswith(MARK)]
-    if len(lines) != 1:
-        raise Unusable(f"it printed {len(lines)} documents instead of one")
-    try:
-        found = json.loads(lines[0][len(MARK) :], parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise Unusable("its document is no JSON: truncated, or mixed with other output") from None
-    if not isinstance(found, dict) or found.get("schema") != 1:
-        raise Unusable("its document has another schema than 1")
+    found = training.told(said)
     pairs = found["load"].pop("relations", {}) if isinstance(found.get("load"), dict) else {}
     wrong = faults(found, {**_FORM, "load": (_without_relations(), type(None))})
     wrong = wrong or _wrong_relations(pairs) or _contradictions(found, ranks, device)
@@ -126,10 +110,6 @@ def read(said: Document, ranks: int, device: str) -> Document:
     if found["load"] is not None:
         found["load"]["relations"] = pairs
     return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _without_relations() -> Document:

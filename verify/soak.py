@@ -6,12 +6,10 @@ Travels to the host: standard library only, Python 3.10. The payload measures
 
 from __future__ import annotations
 
-import json
 from statistics import median
 from typing import Any
 
-from verify.checks import MARK
-from verify.training import MOST_BYTES, Document, Unusable, faults
+from verify.training import Document, Unusable, faults, told
 
 STATES = ("ended", "stopped", "raised", "died", "hung", "lost", "running")
 KINDS = {
@@ -69,28 +67,11 @@ _FORM = {
 
 def read(said: Document, ranks: int) -> Document:
     """The document in what within.py says of the payload. Raises Unusable with the reason."""
-    last = " | ".join(str(said["err"]).strip().splitlines()[-3:])[-300:]
-    if said["hung"]:
-        raise Unusable(f"it never came back from stage {said['stage'] or 'start'}", hung=True)
-    if said["rc"] != 0:
-        raise Unusable(f"it gave no document (exit {said['rc']}): {last or 'it said nothing'}")
-    lines = [line for line in said["out"].splitlines() if line.startswith(MARK)]
-    if len(said["out"]) > MOST_BYTES or len(lines) != 1:
-        raise Unusable(f"it printed {len(lines)} documents in {len(said['out'])} characters")
-    try:
-        found = json.loads(lines[0][len(MARK) :], parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise Unusable("its document is no JSON: truncated, or mixed with other output") from None
-    if not isinstance(found, dict) or found.get("schema") != 1:
-        raise Unusable("its document has another schema than 1")
+    found = told(said)
     wrong = faults(found, _FORM) or _contradictions(found, ranks)
     if wrong:
         raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
     return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _contradictions(found: Document, ranks: int) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verify.checks import MARK
-from verify.training import Unusable
+from verify.training import Unusable, parsed
 
 FREE_S = 20
 """How long a job may wait for its node: what is in use for longer is not ours to load."""
@@ -148,10 +148,9 @@ def _line(text: str) -> dict[str, Any] | None:
     """The object of the one line of a payload, None when there is none, or several."""
     lines = [line for line in text.splitlines() if line.startswith(MARK)]
     try:
-        found = json.loads(lines[0][len(MARK) :]) if len(lines) == 1 else None
-    except ValueError:
+        return parsed(lines[0][len(MARK) :]) if len(lines) == 1 else None
+    except Unusable:
         return None
-    return found if isinstance(found, dict) and found.get("schema") == 1 else None
 
 
 @dataclass(frozen=True)

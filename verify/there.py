@@ -17,6 +17,7 @@ from typing import Any
 from verify import own, started
 from verify.applies import Scene
 from verify.checks import MARK, said
+from verify.training import Unusable, parsed
 
 PREFIX = "/opt/gpufleet"
 CHUNK = 96_000
@@ -155,12 +156,9 @@ def payload(host: Any, where: Ground, words: list[str]) -> dict[str, Any]:
         why = ran.stderr.strip()[-FAULT_LENGTH:] or "nothing on standard error"
         raise Unreachable(f"{name} gave {len(lines)} answers (exit {ran.rc}): {said(why)}")
     try:
-        found = json.loads(lines[0][len(MARK) :])
-    except ValueError as error:
-        raise Unreachable(f"{name} gave no JSON: {error}") from None
-    if not isinstance(found, dict) or found.get("schema") != 1:
-        raise Unreachable(f"{name} gave another schema than 1")
-    return found
+        return parsed(lines[0][len(MARK) :])
+    except Unusable as reason:
+        raise Unreachable(f"{name}: {reason}") from None
 
 
 def within(

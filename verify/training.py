@@ -179,7 +179,7 @@ def told(said: Document) -> Document:
     if said["rc"] != 0:
         raise Unusable(f"it gave no document (exit {said['rc']}): {last or 'it said nothing'}")
     out = said["out"]
-    if len(out) > MOST_BYTES:
+    if len(out) >= MOST_BYTES:
         raise Unusable(f"it printed {len(out)} characters")
     lines = [line for line in out.splitlines() if line.startswith(MARK)]
     if len(lines) != 1:

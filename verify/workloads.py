@@ -6,12 +6,10 @@ Travels to the host: standard library only, Python 3.10. The payload measures
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 
 from verify import training
-from verify.checks import MARK
 from verify.training import Document, Unusable, faults
 from verify.workload_bounds import ALIKE, CLAIMS, Figures, Held, on_device, same
 
@@ -64,31 +62,11 @@ def ranks_of(name: str, gpus: int) -> int:
 
 def read(said: Document, name: str, ranks: int) -> Document:
     """The document in what within.py says of the payload. Raises Unusable with the reason."""
-    last = " | ".join(str(said["err"]).strip().splitlines()[-3:])[-300:]
-    if said["hung"]:
-        raise Unusable(f"it never came back from stage {said['stage'] or 'start'}", hung=True)
-    if said["rc"] != 0:
-        raise Unusable(f"it gave no document (exit {said['rc']}): {last or 'it said nothing'}")
-    out = said["out"]
-    if len(out) > training.MOST_BYTES:
-        raise Unusable(f"it printed {len(out)} characters")
-    lines = [line for line in out.splitlines() if line.startswith(MARK)]
-    if len(lines) != 1:
-        raise Unusable(f"it printed {len(lines)} documents instead of one")
-    try:
-        found = json.loads(lines[0][len(MARK) :], parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise Unusable("its document is no JSON: truncated, or mixed with other output") from None
-    if not isinstance(found, dict) or found.get("schema") != 1:
-        raise Unusable("its document has another schema than 1")
+    found = training.told(said)
     wrong = faults(found, _FORM) or _contradictions(found, name, ranks)
     if wrong:
         raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
     return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _contradictions(found: Document, name: str, ranks: int) -> list[str]:
