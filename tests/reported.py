@@ -69,6 +69,7 @@ def gpu(description: dict[str, Any], index: int) -> dict[str, Any]:
             "gpu": 32,
             "slowdown": 87,
             "shutdown": 92,
+            "margin": None,
             "memory": 38 if (major, minor) != (8, 9) else None,
             "memory_max": 95 if (major, minor) != (8, 9) else None,
         },

@@ -56,6 +56,7 @@ HEALTHY: dict[str, Any] = {
     "nvmlDeviceGetNvLinkErrorCounter": 0,
     "nvmlDeviceGetTemperature": 32,
     "nvmlDeviceGetTemperatureThreshold": 87,
+    "nvmlDeviceGetMarginTemperature": 55,
     "nvmlDeviceGetPowerUsage": 70123,
     "nvmlDeviceGetEnforcedPowerLimit": 700000,
     "nvmlDeviceGetPowerManagementDefaultLimit": 700000,
@@ -266,8 +267,10 @@ def test_the_health_of_the_fabric_as_far_as_the_driver_is_new_enough(report: Any
     ):
         (one,) = report({"nvmlDeviceGetGpuFabricInfoV": Broken(code)})["gpus"]
         assert one["fabric"] == {"state": 0, "status": 0, "health": None, "summary": None}
-    (one,) = report({"nvmlDeviceGetGpuFabricInfoV": Broken(999)})["gpus"]
+    neither = dict.fromkeys(("nvmlDeviceGetGpuFabricInfoV", "nvmlDeviceGetGpuFabricInfo"), LOST)
+    (one,) = report(neither)["gpus"]
     assert "fabric" in one["errors"]
+    assert one["lost"]
 
 
 def test_a_call_that_the_driver_is_too_old_for_is_no_error(report: Any) -> None:
@@ -298,11 +301,13 @@ def test_errors_and_generations_of_a_link_as_the_kernel_shows_them(tmp_path: Pat
     assert pci_bus.generation("Unknown") is None
 
 
-@pytest.mark.parametrize(("answer", "action"), [((0, 2), 2), ((3, 0), None), ((999, 0), None)])
+@pytest.mark.parametrize(
+    ("answer", "action"), [((0, 2), 2), ((3, 0), None), ((2, 0), None), ((999, 0), None)]
+)
 def test_what_the_driver_wants_done(report: Any, answer: Any, action: int | None) -> None:
     (one,) = report({"field 230": answer})["gpus"]
     assert one["recovery_action"] == action
-    assert ("recovery_action" in one["unsupported"]) == (answer[0] == 3)
+    assert ("recovery_action" in one["unsupported"]) == (answer[0] in (2, 3))
     assert ("recovery_action" in one["errors"]) == (answer[0] == 999)
 
 

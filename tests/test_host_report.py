@@ -262,9 +262,12 @@ def test_slurm_jobs(
     error: str,
 ) -> None:
     tools(tmp_path, monkeypatch, squeue=script)
+    monkeypatch.setattr(gpu_users, "_slurmd", lambda: "")  # whatever runs beside the tests
     found = gpu_users.jobs()
     assert [(job["id"], job["user"]) for job in found["jobs"]] == jobs
     assert found["error"] == error
+    refused, unknown = "Unable" in script, "Invalid" in script
+    assert found["slurm"] == (None if refused else not unknown)
 
 
 def test_a_slurm_daemon_without_a_queue_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:

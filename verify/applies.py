@@ -174,6 +174,14 @@ def _told(path: str, without: str) -> Need:
     return answer
 
 
+def _heat(scene: Scene) -> Answer:
+    """Before Ada a GPU tells the temperature at which it slows down, since then what is left."""
+    threshold = _told("heat.slowdown", "")(scene)
+    if threshold.kind != "not-asked":
+        return threshold
+    return _told("heat.margin", "no GPU here tells from which temperature on it slows down")(scene)
+
+
 def _memory(scene: Scene) -> Answer:
     gpus = scene.report["nvml"]["gpus"]
     if gpus and all(gpu["mig"] for gpu in gpus):
@@ -208,9 +216,20 @@ def _fabric_health(scene: Scene) -> Answer:
         (gpu["fabric"] or {}).get("state") == COMPLETED for gpu in scene.report["nvml"]["gpus"]
     ):
         switches = ASKED  # racks have their switches elsewhere
-    if switches != ASKED:
-        return switches
-    return _told("fabric.health", "this driver does not tell the health of the fabric")(scene)
+    nvml = _nvml(scene)
+    for answer in (switches, nvml):
+        if answer != ASKED:
+            return answer
+    for gpu in scene.report["nvml"]["gpus"]:
+        if gpu["lost"] or "fabric" in gpu["errors"] or fabric_told(gpu):
+            return ASKED
+    return not_asked("this driver does not tell the health of the fabric")
+
+
+def fabric_told(gpu: dict[str, Any]) -> bool:
+    """Its driver says something of the fabric's health: no bit of it set means that it does not."""
+    fabric = gpu["fabric"] or {}
+    return bool(fabric.get("health") or fabric.get("summary"))
 
 
 def _persistence(scene: Scene) -> Answer:
@@ -463,7 +482,7 @@ NEEDS: dict[str, Need] = {
     "sram": _told("sram", "no GPU here tells the errors of its caches (Ampere and newer do)"),
     "recovery": _told("recovery_action", "this driver tells no action (570 and newer do)"),
     "clocks": _told("clocks.reasons", "no GPU here tells why its clocks are low"),
-    "heat": _told("heat.slowdown", "no GPU here tells from which temperature on it slows down"),
+    "heat": _heat,
     "power": _told("power.enforced", "no GPU here has a limit of power"),
     "pcie-gen": _told("pcie.gen_max", "no GPU here tells the generation of its link"),
     "pcie-errors": _pcie_errors,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from verify.applies import COMPLETED, Scene
+from verify.applies import COMPLETED, Scene, fabric_told
 from verify.checks import HOST, Component, Look, check
 from verify.gpus import answering, part, readable
 from verify.versions import stale, upstream
@@ -131,8 +131,12 @@ def test_fabric_health(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> 
         if fabric["state"] != COMPLETED:
             why = f"state {fabric['state']}: it is not registered with the fabric"
             look.unknown(part(gpu), "health in the fabric", why=why, because="fabric.manager")
-        elif fabric["health"] is not None:
-            wrong = ailments(fabric["health"], fabric["summary"])
+        elif not fabric_told(gpu):
+            why = "it tells nothing of it, where other GPUs do"
+            look.unknown(part(gpu), "health in the fabric", why=why)
+        else:
+            mask = fabric["health"] or 0
+            wrong = ailments(mask, fabric["summary"])
             look.at(
                 part(gpu),
                 "health in the fabric",
@@ -140,7 +144,7 @@ def test_fabric_health(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> 
                 expected="good",
                 verdict="fail" if any(one == "fail" for _, one, _ in wrong) else "degraded",
                 action="reset" if any(one == "reset" for _, _, one in wrong) else "drain",
-                evidence=(f"mask {fabric['health']:#x}; nvidia-smi -i {gpu['index']} -q",),
+                evidence=(f"mask {mask:#x}; nvidia-smi -i {gpu['index']} -q",),
             )
 
 

@@ -55,8 +55,11 @@ def test_clocks(
 
 
 def margin(gpu: dict[str, Any]) -> int | None:
-    """Degrees between a GPU and the temperature at which it slows itself down; None: not told."""
+    """Degrees that are left until a GPU slows itself down: what it says itself, else what its
+    threshold leaves; None: neither is told."""
     heat = gpu["heat"] or {}
+    if heat.get("margin") is not None:
+        return int(heat["margin"])
     if heat.get("gpu") is None or heat.get("slowdown") is None:
         return None
     return int(heat["slowdown"]) - int(heat["gpu"])
@@ -79,20 +82,30 @@ def test_temperature(
     """Every GPU and its memory are cooler than what the device itself takes for too hot."""
     least = threshold("gpu.margin-c")
     for gpu in answering(gpus, scene, look):
-        for sensor, limit, what in (
-            ("gpu", "slowdown", "temperature"),
-            ("memory", "memory_max", "temperature of memory"),
-        ):
-            found = told(gpu, f"heat.{sensor}", what, look)
-            most = told(gpu, f"heat.{limit}", f"most {what}", look)
-            if found is None or most is None:
-                continue
-            look.at(
-                part(gpu),
-                what,
-                found=f"{found} C",
-                expected=f"{least:g} C below {most} C, the device's own limit",
-                held=most - found >= least,
-                verdict="degraded" if found < most else "fail",
-                baseline="physics",
-            )
+        found = told(gpu, "heat.gpu", "temperature", look)
+        left = margin(gpu)
+        if left is not None:
+            _judge(gpu, "temperature", found, left, least, look)
+        elif found is not None:
+            told(gpu, "heat.slowdown", "temperature at which it slows down", look)
+        memory, most = (
+            told(gpu, f"heat.{name}", "temperature of memory", look)
+            for name in ("memory", "memory_max")
+        )
+        if memory is not None and most is not None:
+            _judge(gpu, "temperature of memory", memory, most - memory, least, look)
+
+
+def _judge(
+    gpu: dict[str, Any], what: str, found: int | None, left: int, least: float, look: Look
+) -> None:
+    where = f"{left} C below" if left >= 0 else f"{-left} C above"
+    look.at(
+        part(gpu),
+        what,
+        found=f"{'' if found is None else f'{found} C, '}{where} the device's own limit",
+        expected=f"at least {least:g} C below it",
+        held=left >= least,
+        verdict="degraded" if left > 0 else "fail",
+        baseline="physics",
+    )

@@ -171,6 +171,7 @@ print(json.dumps({
     "remote": [n.nvmlDeviceGetNvLinkRemoteDeviceType(h, 17),
                n.nvmlDeviceGetNvLinkCapability(h, 0, 0)],
     "reserved": n.nvmlDeviceGetMemoryInfo(h, n.nvmlMemory_v2).reserved >> 20,
+    "margin": n.nvmlDeviceGetMarginTemperature(h),
     "pcie": [n.nvmlDeviceGetCurrPcieLinkGeneration(h), n.nvmlDeviceGetMaxPcieLinkGeneration(h),
              n.nvmlDeviceGetMaxPcieLinkWidth(h), n.nvmlDeviceGetPcieReplayCounter(h)],
     "link": [n.nvmlDeviceGetNvLinkVersion(h, 0), n.nvmlDeviceGetNvLinkErrorCounter(h, 0, 0)],
@@ -207,7 +208,7 @@ def test_every_exported_query_answers_in_its_own_layout(new_host, unpack) -> Non
         **{"violation": 0, "pcie": [5, 5, 16, 0], "link": [4, 0], "peers": [0, 40]},
         **{"board": ["G520.0200.00.05", "7.16", "692-2G520-0200-000", 0x2A00], "cores": 16896},
         **{"supported": 0x1FF, "fields": [38, 26562], "made for": 5, "remote": [2, 1]},
-        **{"reserved": 560},
+        **{"reserved": 560, "margin": 55},
         **{"fabric": [0, 2, 0, 2, 0x1AA], "graphics": [], "text": "GPU is lost"},
     }
 

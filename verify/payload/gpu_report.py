@@ -248,6 +248,8 @@ def field(number: int) -> Callable[[Any, Any, Device], int]:
 
     def read(nvml: Any, handle: Any, one: Device) -> int:
         (value,) = nvml.nvmlDeviceGetFieldValues(handle, [number])
+        if value.nvmlReturn == nvml.NVML_ERROR_INVALID_ARGUMENT:  # older than the field
+            raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
         if value.nvmlReturn != nvml.NVML_SUCCESS:
             raise nvml.NVMLError(value.nvmlReturn)
         return int(value.value.uiVal)
@@ -342,12 +344,9 @@ def fabric(nvml: Any, handle: Any, one: Device) -> dict[str, Any]:
         try:
             nvml.nvmlDeviceGetGpuFabricInfoV(handle, ctypes.byref(found))
         except nvml.NVMLError as error:
-            if error.value not in (
-                nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-                nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-            ):
+            if error.value == nvml.NVML_ERROR_GPU_IS_LOST:
                 raise
-            continue
+            continue  # drivers refuse a layout that they do not know in several ways
         return {
             "state": int(found.state),
             "status": int(found.status),
@@ -420,7 +419,8 @@ def clocks(nvml: Any, handle: Any, one: Device) -> dict[str, Any]:
 
 
 def heat(nvml: Any, handle: Any, one: Device) -> dict[str, Any]:
-    """Temperatures and what the device itself takes for too hot, in degrees Celsius."""
+    """Temperatures and what the device itself takes for too hot, in degrees Celsius; margin is
+    what is left until it slows down, which newer boards tell in place of thresholds."""
 
     def limit(kind: int) -> Callable[[], Any]:
         return lambda: nvml.nvmlDeviceGetTemperatureThreshold(handle, kind)
@@ -429,6 +429,7 @@ def heat(nvml: Any, handle: Any, one: Device) -> dict[str, Any]:
         "gpu": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
         "slowdown": limit(nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
         "shutdown": limit(nvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN),
+        "margin": lambda: nvml.nvmlDeviceGetMarginTemperature(handle),
         "memory": lambda: field(MEMORY_TEMPERATURE)(nvml, handle, one),
         "memory_max": limit(nvml.NVML_TEMPERATURE_THRESHOLD_MEM_MAX),
     }

@@ -526,6 +526,14 @@ int nvmlDeviceGetPowerUsage(device_t d, u32 *out) {
   *out = (u32)number(d, "power_mw", 70000);
   return OK;
 }
+struct margin { u32 version; int left; }; /* Ada and newer tell what is left until they slow down */
+int nvmlDeviceGetMarginTemperature(device_t d, struct margin *out) {
+  if (out->version != 0x1000008) return ARGUMENT_VERSION_MISMATCH;
+  REQUIRE(d);
+  if (cc(d) < 89) return NOT_SUPPORTED;
+  out->left = (int)number(d, "temperature_slowdown", 87) - (int)number(d, "temperature", 32);
+  return OK;
+}
 static u32 power_limit(device_t d) {
   return cc(d) >= 100 ? 1000000 : cc(d) == 90 ? 700000 : cc(d) == 89 ? 350000 : 300000;
 }
