@@ -81,7 +81,7 @@ def free_ports() -> list[int]:
     level="multi-node",
     needs=("rendezvous", "torch", "idle"),
     source="design 5: a payload prints one document within its time",
-    fault="env-broken",
+    fault="tmp-full",
     action="drain",
 )
 def test_took_part(

@@ -60,9 +60,12 @@ class Trained:
 
     @property
     def passed(self) -> bool:
-        """Whether all held on all hosts."""
+        """Whether all held on all hosts; the way that data take is judged, and blames nobody."""
         return all(
-            check.verdict == "pass" for name in self.members for check in self.judged(name, [])[0]
+            check.verdict == "pass"
+            for name in self.members
+            for check in self.judged(name, [])[0]
+            if check.id != claims.TRANSPORT.id
         )
 
     def culprits(self) -> list[str]:

@@ -121,6 +121,7 @@ class _Search:
         """Sets that passed, to be put together again."""
         self.pairs_tried = 0
         self.passed: set[Group] = set()
+        self.failing: set[Group] = {Group(everyone)}
         self.failed: dict[str, set[str]] = {name: set() for name in everyone}
         """Host -> with whom it has failed, two by two."""
 
@@ -135,7 +136,9 @@ class _Search:
             if well:
                 self.found.good |= group
                 self.passed.add(group)
-            elif len(group) == 2:
+                continue
+            self.failing.add(group)
+            if len(group) == 2:
                 one, other = group
                 self.failed[one].add(other)
                 self.failed[other].add(one)
@@ -226,7 +229,7 @@ class _Search:
         if not self.answer_all():
             self.found.nobody_good = True
             return
-        self.prove(known_to_fail=not suspects)
+        self.prove()
 
     def examine(self, group: Group, groups: int) -> Question:
         """A set that failed: who of it is at fault."""
@@ -300,23 +303,23 @@ class _Search:
         if not failed:
             self.found.unconfirmed.add(left | right)
 
-    def prove(self, *, known_to_fail: bool) -> None:
+    def prove(self) -> None:
         """All who are not named train together; as long as they do not, look for what is between
         them."""
         for _ in range(PROOFS):
             named = len(self.found.hosts) + len(self.found.links)
             wholes = self.wholes()
-            failing = wholes if known_to_fail else [one for one in wholes if not self.passes(one)]
-            known_to_fail = False
+            failing = [one for one in wholes if one in self.failing or not self.passes(one)]
             if not failing:
                 self.found.proven = True
                 return
             for whole in failing:
                 self.ask(self.between(self.parts_of(whole)))
-            if not self.answer_all() or named == len(self.found.hosts) + len(self.found.links):
+            if not self.answer_all():
                 return
-        wholes = self.wholes()
-        self.found.proven = all(self.passes(one) for one in wholes)
+            if named == len(self.found.hosts) + len(self.found.links):
+                break
+        self.found.proven = all(self.passes(one) for one in self.wholes())
 
     def passes(self, group: Group) -> bool:
         return len(group) < 2 or group in self.passed or self.round([group])[0]
