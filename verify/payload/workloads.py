@@ -46,7 +46,7 @@ from types import TracebackType
 from typing import Any
 
 SCHEMA = 1
-LIMIT = 85.0
+LIMIT = 100.0
 """Seconds after which a run is stopped whatever it does; on a quiet CPU most take five."""
 GRACE = 2.0
 """Seconds that the other ranks get to say what they saw, once one has failed."""
