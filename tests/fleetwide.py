@@ -69,8 +69,8 @@ def host(
             if to != one["index"]:
                 pair = {"to": str(to), "relation": "NV18"}
                 measured.append(figure("bench.peer", "GB/s", around(390.0), part, pair))
-    if gpus == 8:
-        together = {"bytes": str(1 << 30), "world": "8", "backend": "nccl"}
+    if gpus > 1:
+        together = {"bytes": str(1 << 30), "world": str(gpus), "backend": "nccl"}
         together |= {"transport": "P2P", "algorithm": "NVLS"}
         measured.append(
             figure("bench.all-reduce", "GB/s", around(466.0), {"kind": "host"}, together)

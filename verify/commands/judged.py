@@ -26,8 +26,6 @@ from verify.runner import CONNECT_S, LOGINS, Answer, Question, ask_all
 
 KEEP_S = 20.0
 """Seconds that keeping a file may take on a host, login apart."""
-ON_CPU = 0.75
-"""Cores are shared with whatever else runs: there only a figure below a quarter is a finding."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,7 @@ def judged(
 
 def margin(host: Host, figure: Figure) -> float:
     """The least deviation that counts, as a part: the inventory's threshold, else ours."""
-    name = f"{figure.claim}-percent"
-    given = dict(host.spec.thresholds)
-    if figure.on_cpu and name not in given:
-        return ON_CPU
-    return thresholds.value(name, given) / 100
+    return thresholds.value(f"{figure.claim}-percent", dict(host.spec.thresholds)) / 100
 
 
 def _again(

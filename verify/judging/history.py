@@ -8,7 +8,7 @@ from verify.judging.figure import Figure, figures_of
 from verify.results import HostResult, Past
 
 MOST_CHANGES = 6
-MOST_LINES = 16
+MOST_TEXT = 1000
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,19 @@ def changed(then: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
     )
 
 
-def comparison(result: HostResult, history: History) -> list[str]:
-    """Every kind of figure beside that of the last good run, in lines for a reader."""
+def comparison(result: HostResult, history: History) -> str:
+    """Every kind of figure beside that of the last good run in one line, "" without any: the middle
+    of a kind, and its worst where that is another."""
     kinds: dict[str, list[float]] = defaultdict(list)
     for figure in figures_of(result)[0]:
         before = history.values.get(key(figure))
         if before is not None:
             kinds[figure.name].append(figure.value / before - 1)
     if not kinds:
-        return []
+        return ""
+    told = []
+    for name, parts in sorted(kinds.items()):
+        middle, worst = f"{median(parts):+.1%}", f"{min(parts):+.1%}"
+        told.append(f"{name} {middle}" + (f" (worst {worst})" if worst != middle else ""))
     software = history.software or "same software"
-    head = f"beside its last good run of {history.day} ({software}):"
-    lines = [
-        f"{name}: {100 * median(parts):+.1f} % ({min(parts):+.1%} to {max(parts):+.1%})"
-        if len(parts) > 1
-        else f"{name}: {100 * parts[0]:+.1f} %"
-        for name, parts in sorted(kinds.items())
-    ]
-    return [head, *lines[:MOST_LINES]]
+    return f"beside its last good run of {history.day} ({software}): {', '.join(told)}"[:MOST_TEXT]

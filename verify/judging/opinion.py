@@ -78,7 +78,7 @@ def by_neighbours(figure: Figure, spread: Spread | None, whose: str = "") -> Opi
     if spread.wide:
         ends = f"{figure.amount(spread.low)} to {figure.amount(spread.high)}"
         why = f"the {spread.count}{whose} differ too much to judge by: {ends}"
-        word: Word = "unclear" if figure.claim in ALIKE and not figure.on_cpu else "fine"
+        word: Word = "unclear" if figure.claim in ALIKE else "fine"
         return Opinion("neighbours", word, "figures that agree", why) if word != "fine" else None
     off, margin = spread.off(figure.value), spread.margin
     least, most = spread.middle * (1 - margin), spread.middle * (1 + margin)
@@ -87,8 +87,7 @@ def by_neighbours(figure: Figure, spread: Spread | None, whose: str = "") -> Opi
     why = f"{off:+.0%} of {middle}"
     if off < -margin:
         return Opinion("neighbours", "low", expected, why, least)
-    # Whoever has shared cores for himself is faster than who has not: no finding.
-    if off > margin and not figure.on_cpu:
+    if off > margin:
         return Opinion("neighbours", "high", f"at most {figure.amount(most)}", why, most)
     return Opinion("neighbours", "fine", expected, f"fine ({why})", least)
 

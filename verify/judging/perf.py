@@ -34,7 +34,8 @@ class HostFigures:
     bad: list[tuple[str, Finding]] = field(default_factory=list)
     """Claims and findings of figures that say nothing."""
     history: History | None = None
-    information: list[str] = field(default_factory=list)
+    information: str = ""
+    """How they are beside those of its last good run, "" without one."""
 
 
 class FleetFigures:
@@ -69,6 +70,8 @@ class FleetFigures:
 
     def judge(self, figure: Figure) -> Judged | None:
         """What all baselines say of a figure, of this run or of a second one of the same host."""
+        if figure.told_only:
+            return None
         margin = self.margin(figure.host, figure)
         others = by_neighbours(figure, self.spread(figure.key, margin))
         if others is None or others.word == "fine":
@@ -94,6 +97,8 @@ class FleetFigures:
 
     def why_unjudged(self, figure: Figure) -> str:
         """Why no baseline speaks of a figure."""
+        if figure.told_only:
+            return figure.told_only
         count = len(self._values[figure.key])
         equals = f"the {count} equal figures of this run differ too much to judge by"
         if count < LEAST:

@@ -103,12 +103,12 @@ class Whole:
             else:
                 came_to = self._figures(check, result, seconds, again.get(name))
             (checks if isinstance(came_to, CheckResult) else not_asked).append(came_to)  # type: ignore[arg-type]
-        told = self.figures.hosts[name].information if name in self.figures.hosts else []
+        told = self.figures.hosts[name].information if name in self.figures.hosts else ""
         return result.model_copy(
             update={
                 "checks": (*result.checks, *checks),
                 "not_asked": (*result.not_asked, *not_asked),
-                "information": (*told, *result.information)[:MOST_INFORMATION],
+                "information": ([told] * bool(told) + [*result.information])[:MOST_INFORMATION],
                 # What was compared is told; the figures themselves lie in the run they are of.
                 "past": result.past and result.past.model_copy(update={"measurements": ()}),
             }
