@@ -11,6 +11,7 @@ from tests.fleet.live import LiveFleet, Result
 from tests.fleet.slurm import Slurm
 from tests.fleet.test_apply import Lab, status
 from verify.results import HostResult
+from verify.workloads import WORKLOADS
 
 pytestmark = pytest.mark.fleet
 
@@ -126,3 +127,37 @@ def test_training_through_slurm(lab: Lab, fleet: LiveFleet) -> None:
     assert (finding.what, finding.found, finding.expected) == (
         "GPUs that a training process is given", "1", "2",
     )  # fmt: skip
+
+
+def worked(lab: Lab, *names: str) -> tuple[Result, HostResult]:
+    """`gpufleet verify --workload NAME ...`, and what its run directory has of the node."""
+    words = [word for name in names for word in ("--workload", name)]
+    done = lab.gpufleet("verify", "lab.py", *words, timeout=2400)
+    document = json.loads((lab.runs()[-1] / f"hosts/{NODE}.json").read_text())
+    assert document["result"], status(done)
+    return done, HostResult.model_validate(document["result"])
+
+
+def test_workloads_are_green_red_or_not_asked_each_by_itself(lab: Lab, fleet: LiveFleet) -> None:
+    with fleet.broken(NODE, "workload:batch-norm:mode", "workload:mlp:labels"):
+        done, result = worked(lab, "batch-norm", "checkpoint", "host-copy")
+    assert done.status == 1, status(done)
+    verdicts = {one.id: one.verdict for one in result.checks}
+    assert verdicts == {"workload.batch-norm": "fail", "workload.checkpoint": "pass"}
+    (reason,) = [one.reason for one in result.not_asked if one.id == "workload.host-copy"]
+    assert "this runs on the CPU" in reason
+    (speed,) = [one for one in result.measurements if one.name == "workload.checkpoint"]
+    assert (speed.unit, speed.conditions["device"]) == ("steps/s", "cpu")
+    left = lab.fleet.root(NODE, "ls -d /tmp/gpufleet-* /var/tmp/gpufleet-* 2>/dev/null || :").ok()
+    assert left == ""
+
+
+@pytest.mark.soak
+def test_all_workloads_are_green(lab: Lab) -> None:
+    done, result = worked(lab, "all")
+    assert done.status == 0, status(done)
+    assert {one.verdict for one in result.checks} == {"pass"}
+    asked = {one.id for one in result.checks} | {one.id for one in result.not_asked}
+    assert {f"workload.{name}" for name in WORKLOADS} <= asked
+    gone = {one.id for one in result.not_asked if one.id.startswith("workload.")}
+    assert gone == {"workload.host-copy", "workload.data-parallel"}
