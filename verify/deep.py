@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.fleet.inventory import Fleet, Host
 from deploy.fleet.model import Model
+from deploy.fleet.names import fold
 from deploy.fleet.reach import queue_s
 from deploy.fleet.runs import controller, printable
 from deploy.fleet.transport import Connection, Unreachable, connect, on_each
@@ -41,6 +42,9 @@ ASK_S = 90.0
 """For one start, poll or stop, login and bundle included."""
 PATIENCE_S = 3600.0
 """How long a host that does not answer is asked again beyond the end that it had announced."""
+MOST_LINE = 300
+TOLD_S = 60.0
+"""Between two lines for who waits."""
 SOONEST_S, LATEST_S = 2.0, 60.0
 """Between two looks at a host."""
 
@@ -102,6 +106,13 @@ class Attended:
     open: Open
     said: dict[str, str] = field(default_factory=dict)
     """Host -> how far it is, for whoever waits."""
+
+    def progress(self) -> str:
+        """How far the open hosts are, in one line."""
+        alike: dict[str, list[str]] = {}
+        for name in self.open.hosts:
+            alike.setdefault(self.said.get(name, "not heard of yet"), []).append(name)
+        return "; ".join(f"{fold(names)}: {text}" for text, names in alike.items())[:MOST_LINE]
 
     def keep(self) -> None:
         """Write deep.json, or take it away when nothing is open."""
@@ -185,15 +196,23 @@ def _each(fleet: Fleet, work: Any) -> Iterator[tuple[str, Any]]:
     yield from on_each(hosts, work, deadline_s=limit, at_once=min(LOGINS, max(1, len(fleet.hosts))))
 
 
-def attend(fleet: Fleet, attended: Attended, *, wait: bool, stop: bool = False) -> Iterator[Answer]:
+def attend(
+    fleet: Fleet,
+    attended: Attended,
+    *,
+    wait: bool,
+    stop: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Iterator[Answer]:
     """The answers of the hosts that are open, as they end; without `wait` one look at each, and of
-    those that still run an answer that says so."""
+    those that still run an answer that says so. `tell` gets a line now and then."""
     action: launch.Action = "stop" if stop else "poll"
     waiting = {name: 0.0 for name in attended.open.hosts if name in fleet.hosts}
     for name in attended.open.hosts.keys() - fleet.hosts.keys():
         why = f"{name}: is no longer in the inventory: its soak cannot be collected"
         yield Answer(name, message=why)
     over = time.time() + attended.open.minutes * 60 + PATIENCE_S
+    told_at = 0.0
     while waiting:
         due = [name for name, at in waiting.items() if at <= time.time()]
         part = Fleet(fleet.name, fleet.path, {name: fleet.hosts[name] for name in due})
@@ -207,6 +226,9 @@ def attend(fleet: Fleet, attended: Attended, *, wait: bool, stop: bool = False) 
             del waiting[name]
             yield answer
         action = "poll"
+        if waiting and time.time() - told_at > TOLD_S:
+            tell(f"level deep: {attended.progress()}")
+            told_at = time.time()
         if waiting:
             gevent.sleep(max(0.2, min(waiting.values()) - time.time()))
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from deploy.fleet.inventory import Fleet
 from deploy.fleet.names import fold
@@ -35,8 +36,9 @@ def answers(fleet: Fleet, question: Question, record: Run) -> Iterator[Answer]:
         yield from _collected(fleet, record, opened)
     if attended.open.hosts and not question.detach:
         _tell(attended, "runs on")
+    tell = partial(print, file=sys.stderr)
     try:
-        yield from deep.attend(fleet, attended, wait=not question.detach)
+        yield from deep.attend(fleet, attended, wait=not question.detach, tell=tell)
     except KeyboardInterrupt:
         _tell(attended, "goes on on")
         raise

@@ -16,14 +16,14 @@ from time import sleep
 
 from deploy.fleet import exits
 from deploy.fleet.errors import Fault, WrongInput
-from deploy.fleet.inventory import read_inventory
+from deploy.fleet.inventory import Fleet, read_inventory
 from deploy.fleet.names import fold
 from deploy.fleet.runs import RUNS, RunFile, again, begin, printable
 from verify.bundle import bundle
 from verify.commands import verify
 from verify.commands.deep import asked_again, end, found_there
 from verify.deep import Attended, read_open
-from verify.report.age import ago, ending
+from verify.report.age import LIVES, ago, ending
 from verify.report.catalogue import catalogue
 from verify.report.read import MOST_RUNS, Recorded, find, look, recorded
 from verify.report.screen import Line, write
@@ -56,8 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.run is not None:
         found = find(arguments.run)
         if found.run is not None and read_open(found.place) is not None:
-            return _collect(found, arguments.stop)
-        if arguments.stop:
+            if ending(found.run) != LIVES:
+                return _collect(found, arguments.stop)
+            print(
+                f"{found.run.id} is still waited for by process {found.run.pid} here: it collects"
+            )
+        elif arguments.stop:
             raise WrongInput([Fault("status", "--stop", f"nothing of {found.place.name} runs")])
     every = [find(arguments.run)] if arguments.run is not None else list(recorded())
     if not every:
@@ -83,11 +87,17 @@ def _collect(found: Recorded, stop: bool) -> int:
     assert found.run is not None
     words = asked_again(found)
     fleet = read_inventory(words.inventory)
-    opened = read_open(found.place)
-    if stop and opened is not None:
-        print("\n".join(end(fleet, Attended(found.place, bundle(), opened))), file=sys.stderr)
+    if stop:
+        _stop(found, fleet)
         sleep(STOPPED_S)
     return verify.run(words, again(found.place, fleet))
+
+
+def _stop(found: Recorded, fleet: Fleet) -> None:
+    """Ask the soaks of an open run to end."""
+    opened = read_open(found.place)
+    if opened is not None:
+        print("\n".join(end(fleet, Attended(found.place, bundle(), opened))), file=sys.stderr)
 
 
 def _of_others(arguments: argparse.Namespace) -> int:

@@ -2,9 +2,10 @@
 
 quick asks what is there and changes nothing: seconds a host, safe beside running jobs. standard
 adds the training proof and figures of speed, judged over all hosts and their past, and leaves hosts
-alone whose GPUs are in use. Exit codes: 0 nothing failed and all that was asked was looked at,
+alone whose GPUs are in use. deep adds a soak, run apart on the hosts: it outlives this command, and
+gpufleet status RUN collects it. Exit codes: 0 nothing failed and all that was asked was looked at,
 1 something failed or hung (with --strict: or is degraded and not waived), 2 wrong input,
-4 something could not be looked at (unreachable, not-run, busy).
+4 something could not be looked at (unreachable, not-run, busy, still running).
 """
 
 import argparse

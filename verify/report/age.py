@@ -6,6 +6,8 @@ from pathlib import Path
 
 from deploy.fleet.runs import RunFile, controller
 
+LIVES = "still going"
+
 
 def ago(then: str, now: datetime | None = None) -> str:
     """A time of a run file for people: 5 s, 12 min, 3 h, 9 days; "?" when it is no time."""
@@ -27,7 +29,7 @@ def ending(run: RunFile) -> str:
         return f"exit {run.exit}"
     if run.controller != controller():
         return f"no end recorded; it ran on {run.controller}"
-    return "still going" if _lives(run) else "killed"
+    return LIVES if _lives(run) else "killed"
 
 
 def _lives(run: RunFile) -> bool:
