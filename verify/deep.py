@@ -45,8 +45,8 @@ PATIENCE_S = 3600.0
 MOST_LINE = 300
 TOLD_S = 60.0
 """Between two lines for who waits."""
-SOONEST_S, LATEST_S = 2.0, 60.0
-"""Between two looks at a host."""
+SOONEST_S = 2.0
+"""Between two looks at a host whose end is near; otherwise `latest_s`."""
 
 Words = Callable[[Connection], dict[str, Any]]
 State = Literal["started", "refused", "running", "ended", "lost", "none", "failed"]
@@ -129,6 +129,11 @@ class Attended:
         left = {name: one for name, one in self.open.hosts.items() if name != host}
         self.open = self.open.model_copy(update={"hosts": left})
         self.keep()
+
+
+def latest_s(hosts: int) -> float:
+    """Seconds between two looks at a host: each is a login, so that many hosts are asked less."""
+    return min(60.0, 10.0 + hosts / 20)
 
 
 def read_open(place: Path) -> Open | None:
@@ -247,7 +252,7 @@ def _look(
         if isinstance(told, Told):
             again = 0.0
             if told.state in ("running", "started"):
-                again = min(LATEST_S, max(SOONEST_S, told.left_s / 4))
+                again = min(latest_s(len(waits)), max(SOONEST_S, told.left_s / 4))
                 attended.said[name] = running(told)
             yield name, _answer(name, told, attended), again
         else:
@@ -257,7 +262,7 @@ def _look(
             attended.said[name] = answer.silence
             note = f"its soak goes on: gpufleet status {attended.place.name} asks again"
             yield name, Answer(name, silence=answer.silence, message=answer.message,
-                               notes=(*answer.notes, note)), LATEST_S / 4  # fmt: skip
+                               notes=(*answer.notes, note)), latest_s(len(waits))  # fmt: skip
 
 
 def newest(fleet: Fleet, bundle: Bundle) -> Iterator[tuple[str, Told | Answer]]:
