@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests import reported
 from tests.reported import Host, Ran
 from verify import started, there
+from verify.commands import options
 from verify.started import CannotStart, Way
 
 
@@ -72,3 +74,12 @@ def test_a_session_of_the_user_is_what_within_is_asked_for() -> None:
         "session": True,
         "login": True,
     }
+
+
+@pytest.mark.parametrize(("name", "refused"), [("root", True), ("trainer", False), ("a b", True)])
+def test_root_is_refused_before_any_host_is_asked(name: str, refused: bool) -> None:
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    given = parser.parse_args(["lab.py", "--level", "standard", "--as", name])
+    found = [str(one) for one in options.faults(given, {})]
+    assert any("--as" in one for one in found) == refused

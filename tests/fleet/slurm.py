@@ -1,9 +1,10 @@
 """A small Slurm on simulated nodes: Debian's own slurmctld, slurmd and munge (22.05).
 
 Processes of jobs are followed by their process group and nothing confines them: proctrack/cgroup
-and task/cgroup need control groups that a node in a container has not to give. GPUs are
-counted and handed out by number. So what is shown here is how jobs are started,
-waited for, cancelled and limited by Slurm's own limits, and no device cgroup.
+and task/cgroup need control groups that a node in a container has not to give (tried: slurmd ends
+with "unable to create slurm freezer xcgroup"). GPUs are counted and handed out by number. So what
+is shown here is how jobs are started, waited for, cancelled and limited by slurmd's own limits, and
+no control group of devices or memory.
 """
 
 from __future__ import annotations

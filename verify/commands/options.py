@@ -140,6 +140,9 @@ def _kinds(arguments: argparse.Namespace) -> list[Fault]:
         found.append(Fault("verify", "--minutes", message))
     if arguments.train_as is not None and not USER.fullmatch(arguments.train_as):
         found.append(Fault("verify", "--as", f"found {arguments.train_as!r}: no name of a user"))
+    if arguments.train_as == "root":
+        message = "found 'root': wanted a user who has jobs there; training never runs as root"
+        found.append(Fault("verify", "--as", message))
     if arguments.env is not None and not PLACE.fullmatch(arguments.env):
         message = f"found {arguments.env!r}: wanted an absolute path of plain characters"
         found.append(Fault("verify", "--env", message))
