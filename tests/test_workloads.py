@@ -536,6 +536,7 @@ def test_every_other_wrong_run_is_red(name: str, kind: str) -> None:
 
 @pytest.mark.long
 def test_a_run_that_hangs_ends_at_its_limit_and_says_where() -> None:
-    asked = Asked("mlp", run("mlp", "hang", limit=8), [])
+    asked = Asked("mlp", run("mlp", "hang", limit=12), [])
     assert [(verdict, what) for _, verdict, what in asked.causes] == [("hung", "mlp")]
-    assert "in stage 'trains'" in asked.look.findings[0].found
+    # Where processors are scarce it may not have got further than loading torch by then.
+    assert re.fullmatch(r"hung in stage '(trains|loads torch)'", asked.look.findings[0].found)

@@ -126,7 +126,6 @@ def _held(name: str, rank: Document, part: Component, document: Document, look: 
                 found=one.found,
                 expected=one.expected,
                 held=one.held,
-                baseline=one.baseline,
                 evidence=workloads.told(document),
             )
     except Lacking as lacking:

@@ -44,7 +44,6 @@ class Held:
     found: str
     expected: str
     held: bool
-    baseline: str = "physics"
 
 
 class Figures:
@@ -123,13 +122,13 @@ def between(what: str, found: float, low: float, high: float) -> Held:
 
 def exactly(what: str, found: object, expected: object) -> Held:
     """The very same."""
-    return Held(what, shown(found), shown(expected), found == expected, "claim")
+    return Held(what, shown(found), shown(expected), found == expected)
 
 
 def same(what: str, found: str, expected: str) -> Held:
     """The same bits, by their digests."""
     word = "the same bits" if found == expected else "other bits"
-    return Held(what, word, "the same bits", found == expected, "claim")
+    return Held(what, word, "the same bits", found == expected)
 
 
 def shown(value: object) -> str:
