@@ -286,7 +286,10 @@ class Trail:
         part.replace(whole)
 
     def stuck(self) -> None:
-        """Keep which collective this rank is in, or was in last."""
+        """Keep which collective this rank is in, or was in last, and where: torchrun may have told
+        it to stop before anybody asked."""
+        if os.fstat(self._stack.fileno()).st_size == 0:
+            faulthandler.dump_traceback(self._stack, all_threads=True)
         self.record |= last_collective()
         self.save()
 
