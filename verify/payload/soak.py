@@ -358,7 +358,7 @@ class Rank:
                     self.look()
                     done += product.several()
                     if self.fault == "slow" and time.monotonic() > self.half:
-                        time.sleep(10 * (time.monotonic() - since))
+                        time.sleep(60 * (time.monotonic() - since))
                 took = time.monotonic() - since
                 rate = done * product.operations / took / 1e12
                 at = round(time.monotonic() - self.begun, 2)
