@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -203,3 +204,32 @@ def test_a_login_gets_what_the_host_gives_every_login(tmp_path: Path) -> None:
 def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+PAYLOADS = sorted(Path(SCRIPT).parent.glob("*.py"))
+CHECKS = sorted(Path(SCRIPT).parent.parent.glob("test_*.py"))
+
+
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    """Every call in a file, by its dotted name."""
+    tree = ast.parse(path.read_text())
+    return [(ast.unparse(one.func), one) for one in ast.walk(tree) if isinstance(one, ast.Call)]
+
+
+@pytest.mark.parametrize("path", PAYLOADS, ids=lambda path: path.name)
+def test_no_payload_waits_without_a_deadline(path: Path) -> None:
+    for name, call in calls(path):
+        given = {one.arg for one in call.keywords}
+        if name in ("subprocess.run", "subprocess.check_output", "subprocess.call"):
+            assert "timeout" in given, f"{path.name}:{call.lineno}"
+        if name.endswith((".wait", ".communicate")) and not call.args:
+            assert "timeout" in given, f"{path.name}:{call.lineno}"
+        assert name != "os.system", f"{path.name}:{call.lineno}"
+
+
+@pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.name)
+def test_checks_start_payloads_under_a_deadline_alone(path: Path) -> None:
+    """By the fixtures train and within, or there.payload of a report: never by host.run."""
+    for name, call in calls(path):
+        if name in ("host.run", "host.check_output"):
+            assert "payload/" not in ast.unparse(call), f"{path.name}:{call.lineno}"

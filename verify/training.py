@@ -272,7 +272,8 @@ def evidence(rank: Document, document: Document) -> list[str]:
 def who(rank: Document, document: Document) -> str:
     """A rank by its number, its host and its GPU."""
     device = rank["device"] or {"uuid": "", "name": "no device yet"}
-    where = f"rank {rank['rank']} of {document['world']} on {document['host']}"
+    number = "a rank without a number yet" if rank["rank"] is None else f"rank {rank['rank']}"
+    where = f"{number} of {document['world']} on {document['host']}"
     return f"{where}, {device['uuid'] or device['name']}"
 
 
