@@ -102,7 +102,7 @@ def verify(place: Path, hosts: int, at_once: int) -> None:
     import verify.commands.verify as command
     from verify import runner
 
-    command.bundle = lambda: made
+    command.with_site = lambda files: made
     # All of them share these cores: a host of its own would not take so long.
     runner.ASK_S["quick"] = 600.0
     runner.LOGINS = at_once

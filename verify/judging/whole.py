@@ -108,7 +108,7 @@ class Whole:
             update={
                 "checks": (*result.checks, *checks),
                 "not_asked": (*result.not_asked, *not_asked),
-                "information": ([told] * bool(told) + [*result.information])[:MOST_INFORMATION],
+                "information": ((told,) * bool(told) + result.information)[:MOST_INFORMATION],
                 # What was compared is told; the figures themselves lie in the run they are of.
                 "past": result.past and result.past.model_copy(update={"measurements": ()}),
             }
