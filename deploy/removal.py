@@ -43,8 +43,10 @@ def own(spec: NodeSpec) -> tuple[str, ...]:
     below = tuple(f"{spec.prefix}/{name}" for name in BELOW_PREFIX)
     if where.root:
         return (where.expected.rpartition("/")[0], where.record, *below)
-    verified = f"{spec.prefix}/verified.json"  # verify/own.py writes it
-    return (*below, where.expected, verified, where.record, where.work, where.lock)
+    # verify/own.py and verify/past.py write them
+    kept = ("verified.json", "figures.json", "figures.candidate.json")
+    verified = [f"{spec.prefix}/{name}" for name in kept]
+    return (*below, where.expected, *verified, where.record, where.work, where.lock)
 
 
 def called(path: str) -> str:

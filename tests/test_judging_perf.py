@@ -289,6 +289,7 @@ def test_links_that_differ_too_much_are_no_measure_and_it_is_said() -> None:
 BAD: dict[str, dict[str, Any]] = {
     "zero": {"value": 0.0},
     "negative": {"value": -700.0},
+    "beyond all measure": {"value": 1.7e308},
     "another unit": {"unit": "GFLOPS"},
 }
 

@@ -29,6 +29,9 @@ OF: dict[str, tuple[str, str]] = {
 IDENTIFIES = ("to", "user")
 """Conditions that tell one figure from another and do not keep two from being compared."""
 CPU = "cpu"
+MOST = 1e9
+"""Of any unit above: tokens a second are the largest, some millions. Sums of what is beyond would
+run over, and nothing is below or above what is no number."""
 LEAST_BYTES = 16 << 20
 """Of a collective that is judged. Below, latency decides, which differs from run to run: at 1 MiB
 two publications of one board are 36 and 25 GB/s (research: verification 2.4)."""
@@ -119,7 +122,7 @@ def size(text: str) -> str:
 def figures_of(result: HostResult) -> tuple[list[Figure], list[tuple[str, Finding]]]:
     """A host's figures that can be judged, and for the others a finding with its claim.
 
-    Given twice, of another unit or not above zero: such a figure is none.
+    Given twice, of another unit, not above zero or beyond all measure: such a figure is none.
     """
     seen: list[Figure] = []
     bad: list[tuple[str, Finding]] = []
@@ -134,7 +137,7 @@ def figures_of(result: HostResult) -> tuple[list[Figure], list[tuple[str, Findin
         figure = _figure(result, one, claim, by_uuid, by_index, whole)
         if one.unit != unit:
             bad.append((claim, unusable(figure, f"its unit is {one.unit}, known is {unit}")))
-        elif one.value <= 0:
+        elif not 0 < one.value <= MOST:
             bad.append((claim, unusable(figure, f"{one.value:.4g} {unit} is no speed")))
         else:
             seen.append(figure)
