@@ -49,6 +49,8 @@ LIMIT = 120.0
 """Seconds after which it is stopped whatever it does."""
 PATIENCE = 20.0
 """Seconds that a rank waits for the others within one collective."""
+JOIN_S = 60.0
+"""Seconds that torchrun waits for the other hosts; all are started at the same time."""
 ABORT_S = 15.0
 """Seconds that NCCL has beyond that before it aborts: in them each rank is asked where it is."""
 STAGES = (
@@ -200,7 +202,8 @@ def start(
     asked: argparse.Namespace, folder: Path, network: dict[str, str]
 ) -> subprocess.Popen[bytes]:
     """Start torchrun with the environment's own Python."""
-    conf = f"is_host={int(asked.serve)},join_timeout={int(asked.limit)},last_call_timeout=1"
+    join = int(min(JOIN_S, asked.limit))
+    conf = f"is_host={int(asked.serve)},join_timeout={join},last_call_timeout=1"
     words = ["-B", "-m", "torch.distributed.run", f"--nnodes={asked.nodes}"]
     words += [f"--nproc-per-node={asked.ranks}", "--rdzv-backend=c10d", f"--rdzv-conf={conf}"]
     words += [f"--rdzv-endpoint={asked.endpoint}", f"--rdzv-id={asked.id}", "--max-restarts=0"]
