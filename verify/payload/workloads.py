@@ -1581,7 +1581,7 @@ def fsdp2(run: Run) -> None:
         torch.autograd.backward(text_loss(split(text[ours]), targets[ours]))
         torch.optim.SGD(plain.parameters(), lr=rate).step()
         torch.optim.SGD(split.parameters(), lr=rate).step()
-        gathered = [one.full_tensor() for one in split.parameters()]  # type: ignore[attr-defined]
+        gathered = [one.full_tensor().detach() for one in split.parameters()]  # type: ignore[attr-defined]
         if run.wrong("parameter"):
             gathered[0].view(-1)[0] += 1e-2
         run.keep(
