@@ -132,7 +132,8 @@ def _gather(host: Host, fleet: Fleet, found: Recorded | None, output: str | None
     _write(place, archive(f"gpufleet-evidence-{stem}", about, files))
     print(f"{place}: {len([one for one in files if one.text])} files and manifest.json")
     for one in missing:
-        print(f"  without {one.file}: {printable(one.missing)[:160]}")
+        how = "only a part of" if one.text else "without"
+        print(f"  {how} {one.file}: {printable(one.missing)[:160]}")
     if trouble:
         print(f"{printable(trouble)}; the archive holds what this controller knows")
     hung = [one for one in files if one.hung]
