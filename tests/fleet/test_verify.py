@@ -106,6 +106,31 @@ def test_the_second_run_pushes_nothing_and_leaves_nothing(first: Verified, lab: 
     assert lab.fleet.ssh("v100-01", looked).out.split() == [result["bundle"], "root", "755", "0"]
 
 
+def test_a_gpu_with_other_firmware_is_named_and_can_be_waived(first: Verified, lab: Lab) -> None:
+    """Judged on the controller over all GPUs that are alike; the waiver is the inventory's."""
+    inventory = lab.folder / "lab.py"
+    before = inventory.read_text()
+    with lab.fleet.broken("h100-01", "nvml:2:vbios=96.00.99.00.99"):
+        found = verify(lab, "--limit", "h100-01")
+        waiver = {"check": "fleet.versions", "gpu": "2", "owner": "ops", "reason": "4711"}
+        spec = {"waivers": [{**waiver, "until": "2999-12-31"}]}
+        namespace: dict[str, Any] = {}
+        exec(before, namespace)
+        hosts = [(name, {**data, **spec}) for name, data in namespace["gpus"]]
+        inventory.write_text(f"gpus = {hosts!r}\n")
+        try:
+            waived = verify(lab, "--limit", "h100-01", "--strict")
+        finally:
+            inventory.write_text(before)
+    assert found.verdicts() == {"h100-01": "degraded"}
+    (one,) = found.findings("h100-01").values()
+    assert (one["component"]["index"], one["found"]) == (2, "96.00.99.00.99")
+    assert one["expected"].endswith(", as 7 of 8 equal ones")
+    assert waived.status == 0, waived.said.out
+    assert waived.hosts["h100-01"]["message"] == "1 waived finding"
+    assert "waived by ops until 2999-12-31: 4711" in waived.said.out
+
+
 def test_what_hangs_and_what_is_dead_cost_only_themselves(first: Verified, lab: Lab) -> None:
     with lab.fleet.broken("h100-01", "nvml-hang"), lab.fleet.broken("l40s-01", "unreachable"):
         found = verify(lab)
