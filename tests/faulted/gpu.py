@@ -29,4 +29,5 @@ ROWS = [
     Row("gpu.nvlink-errors", "nvml:2:nvlink_replay=1", V100, 1, ("gpu 2",), "degraded"),
     Row("gpu.pcie-errors", "nvml:0:pcie_replay=100000000", V100, 1, ("gpu 0",), "degraded"),
     Row("gpu.compute-mode", "nvml:3:compute_mode=3", V100, 3, ("gpu 3",), "degraded"),
+    Row("gpu.xid", "xid:1:154", V100, 2, ("gpu 1",)),  # the line itself asks for a reset
 ]
