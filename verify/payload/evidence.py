@@ -165,7 +165,7 @@ def dmi() -> Document:
         if name not in ("modalias", "uevent") and (value := text_of(f"{DMI}/{name}", 400))
     ]
     missing = "" if lines else f"{DMI} tells nothing"
-    return source("dmi.txt", f"read {DMI}", exit=0, missing=missing, text="\n".join(lines) + "\n")
+    return source("dmi.txt", f"read {DMI}", exit=0, missing=missing, text="\n".join(lines))
 
 
 def versions() -> Document:
