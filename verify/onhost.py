@@ -142,10 +142,9 @@ class _Named:
 
 def result(request: dict[str, Any], scene: Any, results: list[Any]) -> dict[str, Any]:
     """The result document of verify/results.py, as plain values."""
+    from verify import past
     from verify.applies import who
     from verify.checks import said
-
-    from verify import past
 
     report, expected = scene.report, scene.expected
     host = report["host"]
