@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -38,7 +39,8 @@ def ask(found: Any, of: Scene = STANDARD) -> tuple[Look, Look, list[str]]:
     lines: list[str] = []
     looks = (Look(CHECKS[0].check), Look(CHECKS[1].check))  # type: ignore[attr-defined]
     test_start.test_starts(found, of, looks[0], lines.append)
-    test_start.test_limits(found, of, of.report["nvml"]["gpus"], looks[1])
+    default = partial(thresholds.value, given={})
+    test_start.test_limits(found, of, of.report["nvml"]["gpus"], looks[1], default)
     return *looks, lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,7 @@ def test_limits(
     scene: Scene,
     gpus: list[dict[str, Any]],
     look: Look,
+    threshold: Callable[[str], float],
 ) -> None:
     """Whoever trains is given every GPU, the address space they need, and memory for RDMA."""
     if not isinstance(found, Given):
@@ -109,17 +111,24 @@ def test_limits(
         evidence=(_LIMITS.format("as"),),
     )
     if (scene.report.get("network") or {}).get("ports"):
+        least = threshold("train.memlock-mib")
         look.at(
             HOST,
             "memory that a training process may lock, where there is RDMA",
             found=_mib(found.memlock),
-            expected="unlimited",
+            expected=f"unlimited{_or_less(least)}",
+            held=found.memlock is None or found.memlock >> 20 >= least,
             verdict="degraded",  # this host trains alone; with others NCCL cannot register memory
             evidence=(_LIMITS.format("memlock"),),
         )
 
 
 _LIMITS = "`{}` in /etc/security/limits.d; of jobs PropagateResourceLimits and slurmd's own unit"
+
+
+def _or_less(least: float) -> str:
+    """What the inventory lets do, where it says less than unlimited."""
+    return "" if math.isinf(least) else f", or at least {least:g} MiB"
 
 
 def _mib(size: int | None) -> str:

@@ -5,6 +5,7 @@ The inventory key `thresholds` replaces them per host or group. Travels: standar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,12 @@ _DISK = "ours: journals, packages, checkpoints' and compilers' temporary files; 
 95 % of the size (research: verification 1.1), which on disks of terabytes says nothing"
 
 THRESHOLDS: dict[str, Threshold] = {
+    "train.memlock-mib": Threshold(
+        math.inf,
+        "MiB",
+        "least memory that a training process may lock where there is RDMA; unlimited does always",
+        "Red Hat networking guide 13.5.3 and rdma-core's limits.d/rdma.conf: unlimited",
+    ),
     "nodes.bandwidth-gbs": Threshold(
         0,
         "GB/s",

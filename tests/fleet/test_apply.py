@@ -45,6 +45,8 @@ class Lab:
             "vendor_repository": self.fleet.vendor_url,
             "vendor_key_fingerprint": self.fleet.vendor_key_fingerprint,
             "torch_index": f"{self.fleet.document['wheels_by_build_url']}/cpu",
+            # No limit of a node can be raised above this machine's own.
+            "thresholds": {"train.memlock-mib": 8},
         }
         hosts = [(name, {**common, **wishes}) for name, wishes in nodes.items()]
         (self.folder / "lab.py").write_text(f"gpus = {hosts!r}\n")

@@ -3,6 +3,7 @@
 Without --write it says whether the page is what it would write, and exits 1 when it is not.
 """
 
+import math
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -64,13 +65,17 @@ def _check(one: Check) -> str:
 
 def _thresholds() -> str:
     rows = [
-        f"| `{name}` | {one.default:g} {one.unit} | {one.meaning} | {one.source} |"
+        f"| `{name}` | {_figure(one.default)} {one.unit} | {one.meaning} | {one.source} |"
         for name, one in sorted(THRESHOLDS.items())
     ]
     head = "The inventory's `thresholds` replaces any of them per host or group.\n\n"
     return head + "\n".join(
         ["| name | default | meaning | source |", "|---|---|---|---|", *rows, ""]
     )
+
+
+def _figure(value: float) -> str:
+    return "unlimited" if math.isinf(value) else f"{value:g}"
 
 
 def main(words: list[str]) -> int:
