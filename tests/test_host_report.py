@@ -347,7 +347,7 @@ def test_every_part_is_always_there() -> None:
     assert set(found) == {
         *("schema", "host", "pci", "modules", "kernel", "log", "nvml", "torch", "pip", "holders"),
         *("self_name", "disks", "seconds", "mounts", "network", "clock", "processors"),
-        *("memory_errors", "stuck", "iommu", "kernel_lines"),
+        *("memory_errors", "stuck", "iommu", "kernel_lines", "dcgm"),
     }
     assert found["schema"] == 1
     assert (found["torch"]["state"], found["pip"]["state"]) == ("absent", "absent")

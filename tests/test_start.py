@@ -11,7 +11,7 @@ import pytest
 from tests import reported
 from tests.reported import changed
 from tests.sim import faults
-from verify import started, test_start
+from verify import started, test_start, thresholds
 from verify.applies import Scene, applies
 from verify.checks import Look
 from verify.started import CannotStart, Given
