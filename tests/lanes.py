@@ -23,6 +23,8 @@ FIRST = (
     "tests/fleet/test_layers.py",
     "tests/fleet/test_layers_env.py",
     "tests/fleet/test_verify_faults.py",
+    "tests/fleet/test_multi_node.py",
+    "tests/fleet/test_deep.py",
     # The three that boot the fleet of mixed systems.
     "tests/fleet/test_el.py",
     "tests/fleet/test_mixed.py",
