@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.faulted import ALONE, MATRIX
+from tests.faulted import ALONE, FLEET, MATRIX
 from tests.faulted.table import HEALTHY, page, read
 from verify.report.catalogue import catalogue
 
@@ -19,7 +19,7 @@ def main(words: list[str]) -> int:
     """Write the page."""
     (file,) = words
     lines = read(Path(file).read_text().splitlines())
-    rows = [ALONE, *MATRIX]
+    rows = [ALONE, FLEET, *MATRIX]
     PAGE.write_text(page(lines, rows, catalogue()))
     known = {(one.fault, one.level) for one in lines}
     missing = [row.fault for row in rows if (row.fault, row.level) not in known]
