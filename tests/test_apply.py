@@ -286,6 +286,7 @@ def test_no_lock_is_written_when_nothing_could_be_solved(
     assert not (tmp_path / "lab.lock").exists()
 
 
+@pytest.mark.long
 def test_one_hanging_host_delays_nobody(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -300,6 +301,7 @@ def test_one_hanging_host_delays_nobody(
     assert "gpu1: no result within 2 s" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_what_goes_wrong_on_one_host_is_its_own(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,6 +344,7 @@ def test_secrets_appear_nowhere(
         assert "c4nary" not in text
 
 
+@pytest.mark.long
 def test_an_interrupt_says_what_is_in_flight_and_frees_the_hosts(
     lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

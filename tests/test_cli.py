@@ -74,6 +74,7 @@ def test_wrong_input_is_said_once_and_nothing_runs(
     assert message in said.err
 
 
+@pytest.mark.long
 def test_facts_of_this_machine(tmp_path: Path) -> None:
     place = tmp_path / "facts.json"
     said = gpufleet("facts", "-w", "@local,nowhere.invalid", "--json", str(place))
@@ -88,6 +89,7 @@ def test_facts_of_this_machine(tmp_path: Path) -> None:
     assert found.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+@pytest.mark.long
 def test_json_on_stdout_is_nothing_but_json() -> None:
     said = gpufleet("facts", "-w", "@local", "--json")
     document = json.loads(said.stdout)

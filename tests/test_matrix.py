@@ -26,6 +26,7 @@ def plain() -> list[Cell]:
     return list(cells(load(), TODAY, plain=True))
 
 
+@pytest.mark.long
 def test_the_readme_shows_the_support_table(plain: list[Cell]) -> None:
     text = README.read_text()
     assert text.count(START) == text.count(END) == 1

@@ -132,6 +132,7 @@ def test_a_host_answers_with_one_document_that_the_controller_takes(
     assert all(check.looked_at for check in result.checks)
 
 
+@pytest.mark.long
 def test_only_what_is_asked_for_is_asked(unpacked: Path, tmp_path: Path) -> None:
     request = reported.request(prefix=str(tmp_path), checks=["host.disk", "gpu.ecc"])
     found = document(run(unpacked, request))

@@ -173,6 +173,7 @@ def test_explain_takes_the_newest_run_that_has_the_host(root: Path, capsys: Capt
     assert capsys.readouterr().out.startswith(f"gpu2: fail ({first}, ")
 
 
+@pytest.mark.long
 def test_every_check_can_be_explained(tmp_path: Path, capsys: Captured) -> None:
     every = catalogue()
     assert {"gpu.answers", "nvml.answers", "host.reachable", "stack.packages"} <= set(every)

@@ -105,6 +105,7 @@ def asked(folder: Path, prefix: Path) -> HostResult:
     return HostResult.model_validate_json(done.stdout.removeprefix("GPUFLEET "))
 
 
+@pytest.mark.long
 def test_the_example_sees_both_colours(unpacked: Path, tmp_path: Path) -> None:
     place = unpacked / "verify/site/test_scratch.py"
     text = place.read_text()
