@@ -20,9 +20,8 @@ from tests.sim import faults
 from verify.applies import NEEDS, Scene
 from verify.bundle import STAYS
 from verify.checks import Check, Look
-from verify.judging.claims import OFFLINE
+from verify.judging.claims import OFFLINE, REACHABLE
 from verify.report.catalogue import catalogue
-from verify.report.groups import REACHABLE
 
 ROOM = Path(__file__).parent.parent / "verify"
 PAYLOADS = {"test_start", "test_training", "test_bench", "test_deep", "test_nodes", "test_workload"}

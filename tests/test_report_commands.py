@@ -12,10 +12,10 @@ import pytest
 from deploy.cli import main
 from deploy.fleet.runs import Run, RunFile, now, read_run
 from tests.verified import drifted, healthy, hung, lost_gpu, recorded, remap_pending, unreachable
+from verify.judging.claims import REACHABLE
 from verify.report.advice import IDENTITY, MENDED_BY_APPLY
 from verify.report.age import ago, ending
 from verify.report.catalogue import catalogue
-from verify.report.groups import REACHABLE
 
 Captured = pytest.CaptureFixture[str]
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from deploy.fleet.names import fold
 from verify.checks import BY_NAME, LEVELS
+from verify.judging.claims import REACHABLE
 from verify.report.catalogue import catalogue
-from verify.report.groups import REACHABLE, Group
+from verify.report.groups import Group
 
 WORKLOAD, MULTI_NODE = BY_NAME
 DO: dict[str, str] = {

@@ -5,31 +5,14 @@ from functools import cache
 from pathlib import Path
 
 from verify.checks import Check
-from verify.judging.claims import CLAIMS
+from verify.judging.claims import CLAIMS, LOGIN
 from verify.multi.claims import NODES
-from verify.report.groups import REACHABLE
-
-_OF_THE_CONTROLLER = (
-    *CLAIMS,
-    *NODES,
-    Check(
-        id=REACHABLE,
-        claim="The host can be logged in to.",
-        level="quick",
-        action="keep",
-        needs=(),
-        source="the controller's own login, within its deadline",
-        fault="unreachable",
-        verdict="unreachable",
-        where="fleet",
-    ),
-)
 
 
 @cache
 def catalogue() -> dict[str, Check]:
     """Id -> check, in the order of the files that hold them."""
-    found = {one.id: one for one in _OF_THE_CONTROLLER}
+    found = {one.id: one for one in (*CLAIMS, *NODES, LOGIN)}
     for path in sorted(Path(__file__).parent.parent.glob("test_*.py")):
         module = importlib.import_module(f"verify.{path.stem}")
         for function in vars(module).values():

@@ -11,6 +11,7 @@ from typing import get_args
 
 from deploy.fleet.names import fold
 from verify.checks import MOST_EVIDENCE
+from verify.judging.claims import LOGIN
 from verify.report.view import GOOD, WORST_FIRST
 from verify.results import (
     Action,
@@ -23,7 +24,6 @@ from verify.results import (
 )
 
 HARDEST_FIRST: tuple[Action, ...] = tuple(reversed(get_args(Action)))
-REACHABLE = "host.reachable"
 MOST_STEPS = 5
 """From a consequence to its cause."""
 
@@ -220,8 +220,8 @@ def _silent(one: HostVerification) -> Case:
     far = one.verdict == "unreachable"
     return Case(
         host=one.host,
-        check=REACHABLE if far else "",
-        claim="The host can be logged in to." if far else "The host answers with a result.",
+        check=LOGIN.id if far else "",
+        claim=LOGIN.claim if far else "The host answers with a result.",
         verdict=one.verdict,
         action=one.action,
         component=Part(),
