@@ -42,6 +42,8 @@ BY_OWN_TEST = {
     *("busy", "held-package", "mig", "dkms-fails", "unreachable", "nouveau", "no-self-name"),
     "train",  # test_verify_training
     "fabric-version",  # test_verify_reports
+    "rma-tools",  # test_evidence
+    "soak-short",  # test_deep
 }
 VERIFIED = {*reports.SEEN, *reports.ALONE, *(row.fault for row in checks.MATRIX)}
 
