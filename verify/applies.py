@@ -468,8 +468,8 @@ NEEDS: dict[str, Need] = {
     "nvml": _nvml,
     "nvswitches": _nvswitches,
     "ecc": _some("ecc", "no GPU here has error correction that NVML can count"),
-    # Which GPUs remap and which retire: docs.nvidia.com, "GPU Memory Error Management" (research:
-    # verification 1.4). NVML itself says what a GPU has.
+    # Which GPUs remap and which retire: docs.nvidia.com, "GPU Memory Error Management".
+    # NVML itself says what a GPU has.
     "remap": _some(
         "remap",
         "rows are remapped from Ampere on (compute capability 8.0); gpu.retired-pages asks",
