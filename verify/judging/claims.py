@@ -5,7 +5,10 @@ from verify.judging.figure import COLLECTIVES, COMPUTE, LINK, MEMORY, PEER, TRAI
 
 FINGERPRINT, VERSIONS = "perf.fingerprint", "fleet.versions"
 REACHABLE = "host.reachable"
-BASELINES = "research: verification 3.3 and 5 #5 (physics, neighbours, history); figures.toml"
+BASELINES = (
+    "ours: physics (verify/judging/figures.toml names every figure's source), neighbours by median "
+    "and MAD as in NVIDIA/Megatron-LM gpu_sniff_test.py, and the host's own history"
+)
 OFFLINE = "offline: "
 """Of a fault that tests bring upon figures: nothing on a CPU is as fast as it always is."""
 
@@ -66,7 +69,8 @@ CLAIMS: tuple[Check, ...] = (
         "Equal GPUs with equal software compute the same, bit by bit.",
         "gpu",
         "bench:print:1",
-        source="fleet vote against silent corruption: research: verification 1.13, 5 #2",
+        source="ours: a vote of equal GPUs against silent corruption; microsoft/superbenchmark "
+        "model_log_utils.py compares fingerprints of runs",
         action="service",
     ),
     _claim(
@@ -74,7 +78,8 @@ CLAIMS: tuple[Check, ...] = (
         "Equal hosts run one driver, VBIOS, GSP, infoROM and torch.",
         "gpu",
         "nvml:2:vbios=96.00.74.00.99",
-        source="mixed firmware: research: verification 1.2 (VBIOS, GSP firmware, infoROM versions)",
+        source="mixed firmware: Azure/azurehpc-health-checks, Imbue's cluster-health and "
+        "facebookresearch/gcm compare versions",
         level="quick",
         action="keep",
         verdict="degraded",
