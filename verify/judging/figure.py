@@ -34,7 +34,8 @@ MOST = 1e9
 run over, and nothing is below or above what is no number."""
 LEAST_BYTES = 16 << 20
 """Of a collective that is judged. Below, latency decides, which differs from run to run: at 1 MiB
-two publications of one board are 36 and 25 GB/s (research: verification 2.4)."""
+two publications of one board, an A100, are 36 and 25 GB/s (Azure/AI-benchmarking-guide;
+microsoft/superbench-results v0.4)."""
 
 Key = tuple[str, str, str, tuple[tuple[str, str], ...]]
 
