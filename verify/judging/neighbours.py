@@ -12,8 +12,8 @@ from statistics import median
 LEAST = 4
 """Figures that make a middle."""
 TIMES = 5.0
-"""How many deviations are one too many: 3 to 5 is usual (research: verification 3.3); the
-strictest, for a fleet has ten thousands of figures and shall raise no false alarm."""
+"""How many deviations are one too many: 3 to 5 is usual; ours is the
+largest, for a fleet has ten thousands of figures and shall raise no false alarm."""
 SIGMA = 1.4826
 """MAD -> standard deviation, for figures that scatter normally."""
 TOO_WIDE = 0.5
