@@ -2,7 +2,11 @@
 
 from verify.checks import Check
 
-MEASURED = "research: verification 1.10 and 1.11; verify/payload/train_nodes.py"
+MEASURED = "ours: closed forms, a single process's results (verify/payload/train_nodes.py)"
+SPLIT = (
+    "second pass with known-good partners: GoogleCloudPlatform/cluster-health-scanner (2025-10); "
+    "group testing: NVIDIA/cluster-readiness-engine ADR-055"
+)
 
 
 def _claim(
@@ -25,21 +29,21 @@ HOST = _claim(
     "nodes.host",
     "The host trains with every known-good partner that it is given.",
     "train:die:0",
-    source="group testing with known-good partners: research: verification 1.11 (CHS, CRE ADR-055)",
+    source=SPLIT,
     component="host",
 )
 LINK = _claim(
     "nodes.link",
     "Hosts that train with others train with each other.",
     "no-route:l40s-01",
-    source="group testing with known-good partners: research: verification 1.11 (CHS, CRE ADR-055)",
+    source=SPLIT,
     component="network",
 )
 ENDED = _claim(
     "nodes.ended",
     "Every rank of every host trains to its end, in time.",
     "train:die:0",
-    source=MEASURED + "; a barrier that hangs names nobody: research 4 #13",
+    source=MEASURED + "; a barrier that hangs names nobody: transformers issue 15618",
 )
 COLLECTIVES = _claim(
     "nodes.collectives",
@@ -65,7 +69,7 @@ TRANSPORT = _claim(
     "nodes.transport",
     "NCCL joins hosts by InfiniBand, RoCE or EFA where all of them have ports.",
     "no-route:l40s-01",
-    source="aicr#2689: 489 GB/s over EFA, 3 GB/s by TCP; research: verification 1.11",
+    source="NVIDIA/aicr issue 2689: 489 GB/s over EFA, 3 GB/s when NCCL fell back to TCP",
     component="network",
 )
 BANDWIDTH = _claim(
