@@ -312,7 +312,8 @@ def physics(nvml: Any, handle: Any, one: Device) -> dict[str, Any]:
 
 def link_gbs(raw: int) -> float:
     """GB/s of payload of one link, one way, from the raw speed in MB/s: NVLink 2 and 4 tell 25.78
-    and 26.56 for 25, NVLink 5 53.13 for 50 (research: verification 2.5)."""
+    and 26.56 for 25, NVLink 5 53.13 for 50
+    (stas00/ml-engineering, network/README.md)."""
     near = [known for known in (25.0, 50.0) if 1.0 <= raw / 1000 / known <= 1.07]
     return near[0] if near else raw / 1000
 
