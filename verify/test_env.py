@@ -16,7 +16,7 @@ OLDEST = (3, 10)
     "env.works",
     component="environment",
     needs=("environment",),
-    source="research: verification 5.2 (proof by the very environment that was installed)",
+    source="ours: proof by the very environment that was installed",
     fault="env-broken",
 )
 def test_env(scene: Scene, host: Any, look: Look) -> None:
@@ -78,7 +78,8 @@ def test_env(scene: Scene, host: Any, look: Look) -> None:
     "env.wheels",
     component="environment",
     needs=("locked-environment", "environment"),
-    source="lock: every wheel by hash; research: provisioning 2.10",
+    source="lock: every wheel by hash; tried: torch 2.15.0 leaves versions of CUDA wheels open, "
+    "so that hosts of different days differ",
     fault="wheel-version",
 )
 def test_wheels(scene: Scene, look: Look) -> None:
