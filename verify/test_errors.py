@@ -15,7 +15,7 @@ from verify.gpus import answering, part, readable
     component="gpu",
     needs=("nvml", "ecc"),
     action="reset",
-    source="NVML API: total ECC errors, volatile; research: verification 1.4 and 1.14 row 2",
+    source="NVML API: total ECC errors, volatile; facebookresearch/gcm allows none",
     fault="nvml:3:ecc_uncorrected=3",
 )
 def test_ecc(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
@@ -54,7 +54,7 @@ def _by_design(gpu: dict[str, Any]) -> str:
     component="gpu",
     needs=("nvml", "sram"),
     action="service",
-    source="NVML API: SRAM ECC error status; ml-engineering, debug.md; research: verification 1.4",
+    source="NVML API: SRAM ECC error status; stas00/ml-engineering, debug.md: RMA above 4",
     fault="nvml:2:sram_parity=5",
 )
 def test_sram(
@@ -89,7 +89,7 @@ def test_sram(
     component="gpu",
     needs=("nvml", "remap"),
     action="reset",
-    source="docs.nvidia.com, GPU Memory Error Management: Row Remapping; research 1.4",
+    source="docs.nvidia.com, GPU Memory Error Management: Row Remapping",
     fault="nvml:4:remap_pending=1",
 )
 def test_remap_pending(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
@@ -109,7 +109,7 @@ def test_remap_pending(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> 
     component="gpu",
     needs=("nvml", "remap"),
     action="service",
-    source="docs.nvidia.com, GPU Memory Error Management: RMA policy; research 1.4, 1.14 1 and 11",
+    source="docs.nvidia.com, GPU Memory Error Management: RMA policy; gpu.remapped-rows",
     fault="nvml:5:remap_failed=1",
 )
 def test_remap_failed(
@@ -144,7 +144,7 @@ def test_remap_failed(
     component="gpu",
     needs=("nvml", "retired"),
     action="reset",
-    source="docs.nvidia.com, Dynamic Page Retirement; research: verification 1.4",
+    source="docs.nvidia.com, Dynamic Page Retirement; Azure/azurehpc-health-checks (2026-05)",
     fault="nvml:1:retired_pending=1",
 )
 def test_retired_pages(
