@@ -46,7 +46,8 @@ def _read(scene: Scene, what: str, look: Look) -> bool:
     "gpu.xid",
     component="gpu",
     needs=("gpus",),
-    source="verify/data/xids.json; kernel log since boot (peers: until logrotate, research 4 #12)",
+    source="verify/data/xids.json; kernel log since boot, not until logrotate "
+    "(Azure/azurehpc PR 648)",
     fault="xid:7:48",
 )
 def test_xid(scene: Scene, look: Look) -> None:
