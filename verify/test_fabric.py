@@ -14,7 +14,8 @@ from verify.versions import stale, upstream
     "fabric.manager",
     component="fabric",
     needs=("driver", "nvswitches"),
-    source="CUDA error 802, dstackai/dstack issue 2348; research: provisioning 2.8",
+    source="CUDA error 802: dstackai/dstack issue 2348; versions apart: "
+    "NVIDIA/gpu-driver-container issue 735",
     fault="fabric-stopped",
 )
 def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look) -> None:
@@ -75,7 +76,7 @@ def unit(scene: Scene) -> str:
 def _fabric_package(scene: Scene, host: Any) -> tuple[str, str]:
     loaded = scene.report["modules"]["loaded"].get("nvidia", "")
     names = [name for name in (scene.expected or {}).get("packages", {}) if "fabricmanager" in name]
-    # Before branch 580 the package carried the branch in its name (research: provisioning 2.6).
+    # Before branch 580 the package carried the branch in its name.
     names += ["nvidia-fabricmanager", f"nvidia-fabricmanager-{loaded.partition('.')[0]}"]
     for name in names:
         package = host.package(name)
@@ -118,8 +119,7 @@ SUMMARY = {2: ("unhealthy", "fail"), 3: ("of limited capacity", "degraded")}
     component="fabric",
     needs=("nvml", "fabric-health"),
     action="reset",
-    source="NVML API: GPU fabric info, health mask and summary; research: verification 1.7 (gpud, "
-    "OCI)",
+    source="NVML API: GPU fabric info, health mask and summary; leptonai/gpud and OCI read them",
     fault="nvml:7:fabric_health=0x19a",
 )
 def test_fabric_health(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
