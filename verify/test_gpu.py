@@ -26,7 +26,8 @@ ACCEPT = "if they were changed on purpose: gpufleet verify --accept-hardware"
     component="gpu",
     needs=("gpus",),
     action="service",
-    source="research: verification 1.3; Azure NHC and OCI count NVML against PCI, 1.14 row 10",
+    source="OCI's check_gpu_setup.py and leptonai/gpud count NVML against PCI; nebius/soperator's "
+    "gpu-fryer.sh lets 7 of 8 pass",
     fault="gpu-absent:1",
 )
 def test_count(scene: Scene, look: Look) -> None:
@@ -105,7 +106,7 @@ def _on_the_bus(scene: Scene, look: Look) -> None:
     component="gpu",
     needs=("gpus",),
     action="reboot",
-    source="NVML_ERROR_GPU_IS_LOST, NVML API; `rev ff`: OCI check_gpu_setup, research 1.3",
+    source="NVML API, NVML_ERROR_GPU_IS_LOST; `rev ff`: OCI's oci-hpc check_gpu_setup.py",
     fault="gpu-lost:1",
 )
 def test_answers(scene: Scene, look: Look) -> None:
@@ -143,7 +144,8 @@ def test_answers(scene: Scene, look: Look) -> None:
     component="gpu",
     needs=("nvml", "recovery"),
     action="drain",
-    source="NVML field 230 (driver 570 and newer), nvml.h; DCGM issue 263 ignores it; research 1.4",
+    source="nvml.h, field 230 (driver 570 and newer); NVIDIA/DCGM issue 263: `dcgmi health` "
+    "ignores it",
     fault="nvml:0:recovery_action=1",
 )
 def test_recovery(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
@@ -185,7 +187,8 @@ def _why_unloaded(scene: Scene) -> str:
     "gpu.identity",
     component="gpu",
     needs=("nvml", "record"),
-    source="research: verification 1.3 (a swapped card); record of the host's last good run",
+    source="a swapped card: cluster-health-scanner, facebookresearch/gcm, oci-hpc compare GPUs; "
+    "ours: with the record of the host's last good run",
     fault="nvml:2:serial=9999999999999",
 )
 def test_identity(scene: Scene, look: Look) -> None:
