@@ -15,7 +15,7 @@ HARDWARE = {
     0x80: "power brake from outside the GPU",
 }
 THERMAL = {0x20: "software thermal slowdown"}
-"""Bits of NVML's clocks event reasons (nvml.h; research: verification 1.5, 6.2). Idle, a limit of
+"""Bits of NVML's clocks event reasons (nvml.h). Idle, a limit of
 power at work and clocks that somebody set are no fault."""
 
 
@@ -24,7 +24,8 @@ power at work and clocks that somebody set are no fault."""
     component="gpu",
     needs=("nvml", "clocks"),
     action="drain",
-    source="NVML API: clocks event reasons, each bit by itself; research: verification 1.5, 1.14 3",
+    source="NVML API: clocks event reasons, each bit by itself (Azure's "
+    "azure_gpu_clock_throttling.nhc compares the whole mask)",
     fault="nvml:5:clocks_event_reasons=0x89",
 )
 def test_clocks(
@@ -70,7 +71,7 @@ def margin(gpu: dict[str, Any]) -> int | None:
     component="gpu",
     needs=("nvml", "heat"),
     action="drain",
-    source="NVML API: temperature and the device's own thresholds; research: verification 1.5",
+    source="NVML API: temperature and the device's own thresholds; leptonai/gpud: the same",
     fault="nvml:3:temperature=91",
 )
 def test_temperature(
