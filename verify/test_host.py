@@ -16,7 +16,7 @@ LEAST_FREE_AT_PREFIX = "disk.prefix-mib"
 @check(
     "host.self-name",
     component="host",
-    source="torchrun's rendezvous asks for the host's own name (design 6: tried, gaierror)",
+    source="torchrun's rendezvous asks for the host's own name (tried: a bare gaierror without)",
     fault="no-self-name",
 )
 def test_self_name(report: dict[str, Any], look: Look) -> None:
@@ -34,7 +34,7 @@ def test_self_name(report: dict[str, Any], look: Look) -> None:
 @check(
     "host.disk",
     component="disk",
-    source="verify/thresholds.py, disk.*; research: verification 1.1",
+    source="verify/thresholds.py, disk.*; full disks: Imbue's cluster-health, facebookresearch/gcm",
     fault="tmp-full",
 )
 def test_disk(report: dict[str, Any], threshold: Callable[[str], float], look: Look) -> None:
@@ -81,8 +81,8 @@ def _free(
     component="disk",
     needs=("mounts",),
     action="drain",
-    source="GCM, gpud: filesystems that jobs need (research: verification 1.1); mounts are among "
-    "the commonest causes of failed jobs (performance-reliability C.7)",
+    source="facebookresearch/gcm, leptonai/gpud: filesystems that jobs need; mounts are among the "
+    "commonest causes of failed jobs (Meta's clusters, arXiv 2410.21680)",
     fault="mount-gone",
 )
 def test_mounts(report: dict[str, Any], look: Look) -> None:
