@@ -16,8 +16,8 @@ from verify.gpus import answering, part, told
     verdict="degraded",
     needs=("nvml", "memory"),
     action="reset",
-    source="NVML API: memory info version 2, which tells the driver's own reserve apart; Meta GCM, "
-    "research: verification 1.3",
+    source="NVML API: memory info version 2, which tells the driver's own reserve apart; "
+    "facebookresearch/gcm (2025-12): 15 MiB",
     fault="nvml:1:memory_used_mib=2048",
 )
 def test_leaked(
