@@ -16,8 +16,8 @@ from verify.gpus import answering, part, told
     verdict="degraded",
     needs=("nvml",),
     action="service",
-    source="NVML API: current and maximum link width; research: verification 1.6 (an idle GPU "
-    "lowers the generation, not the width; a part made for x8 has 8 as its maximum)",
+    source="NVML API: current and maximum link width (an idle GPU lowers the generation, not the "
+    "width); NVIDIA/DCGM asks for x16, of a T4 for x8: the maximum says what a part is made for",
     fault="pcie-width:6:8",
 )
 def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
@@ -54,7 +54,7 @@ def test_pcie_width(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> Non
     needs=("nvml", "pcie-gen"),
     action="service",
     source="NVML API: maximum link generation of GPU and system, and of the GPU; sysfs "
-    "max_link_speed of the port above; research: verification 1.6",
+    "max_link_speed of the port above",
     fault="nvml:4:pcie_gen_max=3",
 )
 def test_pcie_gen(
@@ -97,7 +97,7 @@ def test_pcie_gen(
     needs=("nvml", "pcie-errors"),
     action="service",
     source="kernel: aer_dev_fatal and aer_dev_nonfatal; NVML API: PCIe replay counter; "
-    "NVIDIA/DCGM, dcgm_gpu_hardware_limits.h; research: verification 1.6",
+    "NVIDIA/DCGM, dcgm_gpu_hardware_limits.h",
     fault="aer:5:nonfatal:MalfTLP=2",
 )
 def test_pcie_errors(
