@@ -11,7 +11,7 @@ from verify.checks import Component, Look, check
 
 NETWORK = Component(kind="network")
 LEAST_SIBLINGS = 4
-"""Fewer ports of one model say nothing about each other (research: verification 3, judging)."""
+"""Fewer ports of one model say nothing about each other: ours, for a median needs some."""
 DMA_BUF_SINCE = (5, 12)
 """Kernel from which on RDMA registers DMA-BUF: NVIDIA, GPU Operator, GPUDirect RDMA."""
 DAY_S, HOUR_S = 86400.0, 3600.0
@@ -49,8 +49,8 @@ def recorded(scene: Scene) -> dict[str, dict[str, Any]]:
     component="network",
     needs=("network",),
     action="drain",
-    source="Linux, sysfs-class-infiniband; AzNHC, gpud, Imbue: count, state and rate of ports "
-    "(research: verification 1.11)",
+    source="Linux, sysfs-class-infiniband; Azure/azurehpc-health-checks, leptonai/gpud, Imbue's "
+    "cluster-health: count, state and rate of ports",
     fault="port-down:mlx5_2",
 )
 def test_ports(scene: Scene, report: dict[str, Any], look: Look) -> None:
@@ -145,7 +145,8 @@ def _rate(
     verdict="degraded",
     needs=("network", "links"),
     action="service",
-    source="AzNHC: 5 carrier losses in 24 h (research: verification 1.11); ibdiagnet: BER 10^-12",
+    source="Azure/azurehpc-health-checks (2026-05): 5 carrier losses in 24 h; NVIDIA, ibdiagnet "
+    "User Manual: BER 10^-12",
     fault="port-flaps:mlx5_3",
 )
 def test_flaps(report: dict[str, Any], threshold: Callable[[str], float], look: Look) -> None:
