@@ -14,7 +14,7 @@ from typing import Any
 from verify import nodes
 from verify.applies import Scene
 from verify.checks import HOST, Component, Look, check
-from verify.test_training import cuda_wanted, usable_gpus
+from verify.told_ranks import cuda_wanted, usable_gpus
 from verify.training import Document, Unusable
 
 CPU_RANKS = 1
@@ -30,7 +30,7 @@ MARGIN_S = 15
     level="multi-node",
     needs=("torch", "idle"),
     source="torchrun's rendezvous: a host that cannot resolve its own name fails it with a bare "
-    "gaierror (design 6: tried)",
+    "gaierror (tried)",
     fault="no-self-name",
 )
 def test_ready(
@@ -80,7 +80,7 @@ def free_ports() -> list[int]:
     component="training",
     level="multi-node",
     needs=("rendezvous", "torch", "idle"),
-    source="design 5: a payload prints one document within its time",
+    source="ours: a payload prints one document within its time",
     fault="tmp-full",
     action="drain",
 )
