@@ -21,8 +21,9 @@ DESIGN = (
     (re.compile(r"V100"), 6),
     (re.compile(r"H20\b|H100|H200|H800|B200|B300"), 18),
 )
-"""Links that a product has by design, the first that fits (research: verification 1.7, 2.5; Azure
-azurehpc-health-checks issue 162: 12 of the 18 that NVML lists for an H100 NVL)."""
+"""Links that a product has by design, the first that fits (stas00/ml-engineering,
+network/README.md; Azure/azurehpc-health-checks issue 162: 12 of the 18 that NVML lists for an
+H100 NVL)."""
 
 
 def by_design(name: str) -> int | None:
@@ -35,8 +36,8 @@ def by_design(name: str) -> int | None:
     component="gpu",
     needs=("nvml", "nvlinks"),
     action="reboot",
-    source="NVML API: NVLink state; research: verification 1.7 (gpud issue 1085 calls inactive "
-    "links healthy, NVSentinel PR 1481 missing bridges a fault)",
+    source="NVML API: NVLink state; traps: leptonai/gpud issue 1085 (inactive links are healthy), "
+    "NVIDIA/NVSentinel PR 1481 (called missing bridges a fault)",
     fault="nvml:7:nvlinks_down=1",
 )
 def test_nvlink(
@@ -113,7 +114,7 @@ COUNTERS = {
     needs=("nvml", "nvlinks", "nvlink-errors"),
     action="drain",
     source="NVML API: NVLink error counters; NVIDIA/DCGM, DcgmHealthWatch MonitorNVLink4Fields; "
-    "research: verification 1.7",
+    "facebookresearch/gcm: none",
     fault="nvml:6:nvlink_recovery=2",
 )
 def test_nvlink_errors(
