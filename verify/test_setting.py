@@ -14,7 +14,7 @@ from verify.gpus import answering, part, told
     component="gpu",
     verdict="degraded",
     needs=("persistence",),
-    source="docs.nvidia.com, Driver Persistence; research: verification 1.2",
+    source="docs.nvidia.com, Driver Persistence; Azure/azurehpc-health-checks, leptonai/gpud: on",
     fault="persistence-off",
 )
 def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: Look) -> None:
@@ -50,7 +50,7 @@ def test_persistence(scene: Scene, gpus: list[dict[str, Any]], host: Any, look: 
     component="gpu",
     verdict="degraded",
     needs=("nvml", "mig"),
-    source="NVML API: MIG mode; torch sees slices, research: verification 1.3",
+    source="NVML API: MIG mode; torch sees slices; NVIDIA/DCGM refuses its level 4 with MIG",
     fault="mig:0",
 )
 def test_mig(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
@@ -84,7 +84,7 @@ Where one process may, training with one rank a GPU runs, and whatever opens a s
     "gpu.compute-mode",
     component="gpu",
     needs=("nvml", "compute-mode"),
-    source="NVML API: nvmlComputeMode_t; research: verification 1.3 (Imbue, OCI)",
+    source="NVML API: nvmlComputeMode_t; Imbue's cluster-health and oci-hpc read it",
     fault="nvml:0:compute_mode=2",
 )
 def test_compute_mode(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
@@ -109,7 +109,7 @@ def test_compute_mode(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> N
     component="gpu",
     verdict="degraded",
     needs=("nvml", "power"),
-    source="NVML API: enforced and default power limit; research: verification 1.5",
+    source="NVML API: enforced and default power limit; leptonai/gpud compares them",
     fault="nvml:2:power_limit_mw=500000",
 )
 def test_power(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
