@@ -9,10 +9,10 @@ from verify.applies import Scene
 from verify.checks import HOST, Component, Look, check
 
 GPU_PACKAGES = ("nvidia-*", "libnvidia-*", "cuda-*", "libcuda*", "cudnn*", "libcudnn*", "libnccl*")
-"""Names of the vendor's packages (research: provisioning 2.6), as patterns of dpkg and rpm."""
+"""Names of the vendor's packages in its own and Ubuntu's archives, as patterns of dpkg and rpm."""
 TOOLKIT = ("nvidia-container-", "libnvidia-container")
-"""The vendor has these in a repository of their own as well (nvidia.github.io/libnvidia-container;
-research: provisioning 2.5): theirs says nothing of the driver's origin."""
+"""The vendor has these in a repository of their own as well (nvidia.github.io/libnvidia-container):
+theirs says nothing of the driver's origin."""
 LEFTOVERS = (
     "/usr/bin/nvidia-uninstall",
     "/usr/bin/nvidia-installer",
@@ -46,7 +46,7 @@ def installed(host: Any, *patterns: str) -> dict[str, str] | None:
     "stack.packages",
     component="package",
     needs=("locked-packages",),
-    source="lock: exact versions; research: provisioning 2.7, how pins fail",
+    source="lock: exact versions; pins of metapackages do not hold (dstackai/dstack PR 2355)",
     fault="package-version",
 )
 def test_packages(scene: Scene, host: Any, look: Look) -> None:
@@ -72,7 +72,8 @@ def test_packages(scene: Scene, host: Any, look: Look) -> None:
     "stack.origin",
     component="package",
     verdict="degraded",
-    source="research: provisioning 2.6 (one origin per host; refuse mixed) and 4 row 3",
+    source="one origin per host; Azure/azhpc-images PR 86: driver by .run, Fabric "
+    "Manager by deb, and an upgrade moved one of them",
     fault="second-origin",
 )
 def test_origin(host: Any, look: Look) -> None:
