@@ -41,7 +41,7 @@ def found(
     component="training",
     level="standard",
     needs=NEEDS,
-    source="design: health tests never train as root; jobs are started by users and by Slurm",
+    source="ours: health tests never train as root; jobs are started by users and by Slurm",
     fault="session-denied",
 )
 def test_starts(
