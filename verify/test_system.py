@@ -25,7 +25,7 @@ MOST_INFORMED = 12
     verdict="degraded",
     needs=("gpus", "peers", "bare-metal"),
     source="NVIDIA, NCCL User Guide, Troubleshooting: PCI Access Control Services; "
-    "research: verification 1.1 and 4 row 10",
+    "pytorch issue 84803, NVIDIA/nccl issue 2079",
     fault="acs:3",
 )
 def test_iommu(report: dict[str, Any], look: Look) -> None:
@@ -108,7 +108,7 @@ def test_time(report: dict[str, Any], look: Look) -> None:
     "host.clocksource",
     verdict="degraded",
     action="reboot",
-    source="GCM: tsc (research: verification 1.1); Linux, kernel/time/clocksource.c: the watchdog "
+    source="facebookresearch/gcm: tsc; Linux, kernel/time/clocksource.c: the watchdog "
     "gives tsc up for hpet",
     fault="clocksource-hpet",
 )
@@ -132,7 +132,7 @@ def test_clocksource(report: dict[str, Any], look: Look) -> None:
     "host.governor",
     verdict="degraded",
     needs=("cpufreq",),
-    source="GCM, OCI: performance, for powersave slows launches (research: verification 1.1)",
+    source="facebookresearch/gcm, oci-hpc: performance, for powersave slows launches",
     fault="governor-powersave",
 )
 def test_governor(report: dict[str, Any], look: Look) -> None:
@@ -153,8 +153,8 @@ def test_governor(report: dict[str, Any], look: Look) -> None:
     "host.memory",
     needs=("hardware-record",),
     action="service",
-    source="AzNHC, GCM, OCI: a lost memory module, a firmware that lost its setup "
-    "(research: verification 1.1)",
+    source="Azure/azurehpc-health-checks, facebookresearch/gcm, oci-hpc: a lost memory module, a "
+    "firmware that lost its setup",
     fault="memory-lost",
 )
 def test_memory(
@@ -195,7 +195,7 @@ def test_memory(
 @check(
     "host.stuck",
     action="reboot",
-    source="gpud, components/os, GCM check_dstate: 5 min in state D (research: verification 1.1)",
+    source="leptonai/gpud components/os: 5 min in state D; facebookresearch/gcm check_dstate",
     fault="stuck",
 )
 def test_stuck(report: dict[str, Any], threshold: Callable[[str], float], look: Look) -> None:
@@ -235,8 +235,8 @@ def test_stuck(report: dict[str, Any], threshold: Callable[[str], float], look: 
     "host.kernel-log",
     verdict="degraded",
     needs=("kernel-log",),
-    source="Imbue's dmesg_whitelist: what nobody knows is worth reading (research: verification "
-    "1.1); as information, for a finding nobody can act on makes people look away",
+    source="imbue-ai/cluster-health, health_checks/dmesg_whitelist.py: what nobody knows is worth "
+    "reading; as information, for a finding nobody can act on makes people look away",
     fault="log-unreadable",
 )
 def test_kernel_log(report: dict[str, Any], inform: Callable[[str], None], look: Look) -> None:
