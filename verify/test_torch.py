@@ -21,7 +21,7 @@ OPENS_BY_NAME = ("libcudnn",)
     component="library",
     needs=("torch",),
     source="docs: PyTorch links its wheels' libraries; a system cuDNN in front breaks the first "
-    "convolution (design 7)",
+    "convolution",
     fault="library-in-front",
 )
 def test_libraries(scene: Scene, host: Any, look: Look) -> None:
@@ -59,7 +59,8 @@ def test_libraries(scene: Scene, host: Any, look: Look) -> None:
     component="gpu",
     needs=("cuda-build", "nvml"),
     source="CUDA binary compatibility: cubins run on their major version from their minor on, PTX "
-    "on anything newer (CUDA C++ programming guide); is_available() stays true, research 4 #11",
+    "on anything newer (CUDA C++ programming guide); is_available() stays true "
+    "(apache/mahout issue 1320)",
     fault="arch-list",
 )
 def test_arch_list(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
@@ -111,7 +112,7 @@ def covers(archs: list[str], capability: tuple[int, int]) -> bool:
     "torch.devices",
     component="gpu",
     needs=("cuda-build", "nvml"),
-    source="torch counts what CUDA shows it; research: verification 1.3 and 4 #7 (7 of 8 GPUs)",
+    source="torch counts what CUDA shows it; 7 of 8 GPUs: NVIDIA/aicr issue 1858",
     fault="fewer-devices",
 )
 def test_devices(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
