@@ -20,8 +20,9 @@ class Threshold:
     source: str
 
 
-_DISK = "ours: journals, packages, checkpoints' and compilers' temporary files; peers take 80 to \
-95 % of the size (research: verification 1.1), which on disks of terabytes says nothing"
+_DISK = "ours: journals, packages, checkpoints' and compilers' temporary files; \
+facebookresearch/gcm and Imbue's cluster-health take 80 to 95 % of the size, which on disks of \
+terabytes says nothing"
 
 THRESHOLDS: dict[str, Threshold] = {
     "train.memlock-mib": Threshold(
@@ -40,19 +41,20 @@ THRESHOLDS: dict[str, Threshold] = {
         4,
         "errors",
         "uncorrectable errors of a GPU's caches over its life that are no reason to replace it",
-        "ml-engineering, compute/accelerator/nvidia/debug.md: RMA above 4 (research: 1.4)",
+        "stas00/ml-engineering compute/accelerator/nvidia/debug.md (2026-08): RMA above 4",
     ),
     "gpu.remapped-rows": Threshold(
         512,
         "rows",
         "rows remapped for uncorrectable errors up to which spares do not run out",
-        "Azure NHC and OCI take a GPU out above it; an A100 has 640 spare rows (research: 1.4)",
+        "Azure/azurehpc-health-checks azure_gpu_ecc.nhc (2026-05) and oci-hpc take a GPU out "
+        "above 512; stas00/ml-engineering: an A100 has 640 spare rows",
     ),
     "gpu.retired-pages": Threshold(
         62,
         "pages",
         "retired pages from which on a board before Ampere is replaced",
-        "Azure NHC; 64 is all that its InfoROM can note (research: verification 1.4)",
+        "Azure/azurehpc-health-checks (2026-05): from 62 on, or with one pending",
     ),
     "gpu.margin-c": Threshold(
         3,
@@ -70,13 +72,13 @@ THRESHOLDS: dict[str, Threshold] = {
         0,
         "replays",
         "replays of one NVLink since the driver was loaded",
-        "NVIDIA/DCGM, DcgmHealthWatch MonitorNVLink4Fields: one fails; research: 1.7 (0)",
+        "NVIDIA/DCGM, DcgmHealthWatch MonitorNVLink4Fields: one fails; Meta's gcm: 0",
     ),
     "gpu.nvlink-recoveries": Threshold(
         0,
         "recoveries",
         "recoveries of one NVLink since the driver was loaded",
-        "NVIDIA/DCGM, DcgmHealthWatch MonitorNVLink4Fields: one fails; research: 1.7 (0)",
+        "NVIDIA/DCGM, DcgmHealthWatch MonitorNVLink4Fields: one fails; Meta's gcm: 0",
     ),
     "gpu.nvlink-crc-per-second": Threshold(
         100,
@@ -88,7 +90,7 @@ THRESHOLDS: dict[str, Threshold] = {
         15,
         "MiB",
         "memory of a GPU that may be in use while no process is on it",
-        "Meta GCM (research: verification 1.3); the driver's own reserve is not counted",
+        "facebookresearch/gcm (2025-12): 15 MiB; the driver's own reserve is not counted",
     ),
     "disk.root-mib": Threshold(512, "MiB", "least free space at /", _DISK),
     "disk.tmp-mib": Threshold(256, "MiB", "least free space at /tmp", _DISK),
@@ -112,7 +114,7 @@ THRESHOLDS: dict[str, Threshold] = {
         5,
         "losses of the link in 24 h",
         "from this many on a port flaps",
-        "Azure NHC (5 carrier losses in 24 h); research: verification 1.11",
+        "Azure/azurehpc-health-checks (2026-05): 5 carrier losses in 24 h",
     ),
     "network.symbol-ber": Threshold(
         1e-12,
@@ -124,13 +126,13 @@ THRESHOLDS: dict[str, Threshold] = {
         300,
         "s",
         "uninterruptible sleep from which on a process counts as stuck",
-        "gpud, components/os: 5 min; research: verification 1.1",
+        "leptonai/gpud components/os (2026-08): 5 min, of processes named after NVIDIA",
     ),
     "memory.loss-percent": Threshold(
         2,
         "%",
         "memory less than in the last good run that is no lost module",
-        "ours: one module of 32 is 3.1 %; a kernel's own share moves by less (Azure NHC: 5 %)",
+        "ours: one module of 32 is 3.1 %; a kernel's own share moves by less; Azure takes 5 %",
     ),
     "soak.sag-percent": Threshold(
         10,
@@ -150,8 +152,8 @@ THRESHOLDS: dict[str, Threshold] = {
             10,
             "%",
             f"least deviation of {what} from its equals, or from its own past, that counts",
-            "5 % between GPUs of one sound host is normal; 5 to 10 % is the usual least deviation "
-            "(research: performance-reliability B.3.5, verification 3.3)",
+            "stas00/ml-engineering: 5 % and more between GPUs of one sound host is normal; "
+            "NVIDIA/Megatron-LM gpu_sniff_test.py and huggingface/gpu-fryer: 10 %; SuperBench: 5 %",
         )
         for claim, what in (
             ("compute", "a GPU's matrix products"),
