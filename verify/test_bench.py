@@ -24,7 +24,7 @@ LIMIT_S = 100
 DEADLINE_S = LIMIT_S + 10
 NEEDS = ("torch", "idle")
 CPU_BUILD = "torch is the CPU build: no GPU is loaded"
-MEASURED = "research: verification 1.13, 2 and 5 (#9, #10)"
+MEASURED = "ours: exact results in the very environment that was installed"
 ENDED, CLOCKS = "bench.ended", "load.clocks"
 
 _runs: dict[str, Document | Unusable] = {}
@@ -120,7 +120,7 @@ def on_gpus(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source=MEASURED + "; a barrier that hangs names nobody: research 4 #13",
+    source=MEASURED + "; a barrier that hangs names nobody: transformers issue 15618",
     fault="bench:die:1",
 )
 def test_ended(
@@ -257,7 +257,7 @@ def test_copies(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source="research: verification 4 #10 and 5 #9 (peer copies that arrive damaged, IOMMU and ACS)",
+    source="peer copies that hang or arrive damaged: pytorch issue 84803, NVIDIA/nccl issue 2079",
     fault="bench:peer:1",
 )
 def test_peer(
@@ -381,7 +381,7 @@ def test_collectives(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source=MEASURED + "; NCCL's own log, by the forms of its source (verify/nccl_log.py)",
+    source=MEASURED + "; NCCL's own log (verify/nccl_log.py); NVIDIA/nccl issue 2079",
     fault="bench:transport:1",
 )
 def test_transport(
@@ -433,7 +433,8 @@ def test_transport(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source="research: verification 1.11 (silent corruption); one kernel, one order of sums",
+    source="ours: one kernel, one order of sums, equal bits; microsoft/superbenchmark (2026-04) "
+    "fails on any variance between runs",
     fault="bench:repeat:1",
 )
 def test_deterministic(
@@ -464,7 +465,7 @@ def test_deterministic(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source="research: verification 1.11 and 5 (equal parts with equal software: equal bits)",
+    source="ours: equal parts with equal software give equal bits",
     fault="bench:print:1",
 )
 def test_agrees(
@@ -550,7 +551,7 @@ def loaded(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source="NVML API reference, nvmlClocksEventReasons; research: performance-reliability C.7",
+    source="NVML API reference, nvmlClocksEventReasons; heat: 6 of Llama 3's 419 interruptions",
     fault="bench:clocks:1",
 )
 def test_clocks(
@@ -635,7 +636,7 @@ def test_pcie(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source="NVML API reference; replays and CRC errors of a link that works: research 1.5",
+    source="NVML API reference, replay and error counters; ours: none grows where links are sound",
     fault="bench:counters:1",
 )
 def test_counters(

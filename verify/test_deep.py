@@ -27,7 +27,7 @@ DCGM_S = {2: 600.0, 3: 2700.0}
 """Levels of dcgmi diag and what each may take; NVIDIA says 2 and 15 minutes ("dcgmi diag")."""
 LONG_MIN = 30
 """A soak of so many minutes has the time for dcgmi's level 3."""
-SOURCE = "research: verification 1.13, 2 (#13)"
+SOURCE = "ours: a soak whose results are checked; gpu-fryer, OCI's gpu_sdc_checker are alike"
 
 _runs: dict[str, Document | Unusable] = {}
 _after: dict[str, Document | there.Unreachable] = {}

@@ -22,7 +22,7 @@ CPU_RANKS = 2
 LIMIT_S = 100
 """The payload's own limit; a healthy run takes a third of it."""
 DEADLINE_S = LIMIT_S + 10
-MEASURED = "research: verification 1.10, 1.13 and 5 (#2, #7)"
+MEASURED = "ours: closed forms and a single process's results, in the installed environment"
 NEEDS = ("torch", "idle")
 
 _runs: dict[str, Document | Unusable] = {}
@@ -105,7 +105,7 @@ def with_part(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source=MEASURED + "; a barrier that hangs names nobody: research 4 #13",
+    source=MEASURED + "; a barrier that hangs names nobody: transformers issue 15618",
     fault="train:die:1",
 )
 def test_ended(
@@ -162,7 +162,7 @@ def _measure(
     component="training",
     level="standard",
     needs=NEEDS,
-    source="NCCL is what training on NVIDIA GPUs runs over; 7 of 8 GPUs: research 4 #7",
+    source="NCCL is what training on NVIDIA GPUs runs over; 7 of 8 GPUs: NVIDIA/aicr issue 1858",
     fault="train:die:1:start",
 )
 def test_backend(
@@ -364,7 +364,7 @@ def test_loss(trained: Document | Unusable, gpus: list[dict[str, Any]], look: Lo
     component="library",
     level="standard",
     needs=(*NEEDS, "cuda-build"),
-    source="a system cuDNN in front of the wheel's breaks the first convolution (design 7)",
+    source="a system cuDNN in front of the wheel's breaks torch at the first convolution",
     fault="library-in-front",
 )
 def test_libraries(
