@@ -18,7 +18,7 @@ from verify import test_training, training
 from verify.applies import NEEDS, Scene, applies
 from verify.checks import Check, Component, Look
 from verify.results import Finding
-from verify.test_training import cuda_wanted
+from verify.told_ranks import cuda_wanted, usable_gpus
 from verify.training import Document, Unusable, odd_ones, read
 
 CHECKS = {
@@ -415,7 +415,7 @@ def run_with(of: Scene, **answer: Any) -> tuple[Document | Unusable, list[Any]]:
 
     def train(seconds: float, *command: str) -> Document:
         started.append((seconds, command))
-        gpus = test_training.usable_gpus(of) if cuda_wanted(of) else []
+        gpus = usable_gpus(of) if cuda_wanted(of) else []
         return {**said(trained(gpus), **answer), "user": "alice"}
 
     found = test_training._train(of, "/bundle", PYTHON, train)

@@ -11,18 +11,16 @@ from typing import Any
 
 import pytest
 
-from verify import bench, nccl_log, training
+from verify import bench, nccl_log, told_ranks, training
 from verify.applies import Scene
 from verify.checks import HOST, Component, Look, check
-from verify.conftest import ASKED
 from verify.gpus import same_slot
-from verify.test_training import CPU_RANKS, cuda_wanted, usable_gpus
+from verify.told_ranks import NEEDS, Told
 from verify.training import Document, Unusable, odd_ones
 
 LIMIT_S = 100
 """The payload's own limit; a healthy run with eight GPUs takes half of it."""
 DEADLINE_S = LIMIT_S + 10
-NEEDS = ("torch", "idle")
 CPU_BUILD = "torch is the CPU build: no GPU is loaded"
 MEASURED = "ours: exact results in the very environment that was installed"
 ENDED, CLOCKS = "bench.ended", "load.clocks"
@@ -36,67 +34,23 @@ def benched(
     host: Any, scene: Scene, bundle: str, python: str, train: Callable[..., Document]
 ) -> Document | Unusable:
     """What the payload says of this host, run once; Unusable when it says nothing."""
-    name = host.backend.get_pytest_id()
-    if name not in _runs:
-        _runs[name] = _bench(scene, bundle, python, train)
-    return _runs[name]
-
-
-@pytest.fixture
-def not_asked(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """not_asked(reason) ends a check that makes no sense here, which only the run has shown."""
-
-    def leave(reason: str) -> None:
-        request.node.stash[ASKED].not_asked = reason
-        pytest.skip(f"not asked: {reason}")
-
-    return leave
+    return told_ranks.once(host, _runs, lambda: _bench(scene, bundle, python, train))
 
 
 def _bench(
     scene: Scene, bundle: str, python: str, train: Callable[..., Document]
 ) -> Document | Unusable:
-    on_gpus = cuda_wanted(scene)
-    ranks = len(usable_gpus(scene)) if on_gpus else CPU_RANKS
-    if not ranks:
-        return Unusable("torch is built for CUDA, and no GPU answers")
-    if ranks > training.MOST_RANKS:
-        return Unusable(f"{ranks} GPUs; at most {training.MOST_RANKS} ranks are started")
-    device = "cuda" if on_gpus else "cpu"
-    words = [python, "-B", f"{bundle}/verify/payload/gpu_bench.py", f"--ranks={ranks}"]
-    said = train(DEADLINE_S, *words, f"--device={device}", f"--limit={LIMIT_S}")
-    try:
-        return bench.read(said, ranks, device)
-    except Unusable as reason:
-        who = said["user"]
-        return Unusable(f"{reason} (as user {who})", reason.hung) if who else reason
+    words = [python, "-B", f"{bundle}/verify/payload/gpu_bench.py", f"--limit={LIMIT_S}"]
+    return told_ranks.asked(scene, train, DEADLINE_S, words, bench.read)
 
 
-def seen(benched: Document | Unusable, look: Look) -> Document | None:
-    """The document; without one, why: in bench.ended, and elsewhere as its consequence."""
-    if not isinstance(benched, Unusable):
-        return benched
-    cause = look.check.id == ENDED
-    because = "" if cause else ENDED
-    look.unknown(
-        HOST, "the torch tier", why=str(benched), hung=benched.hung and cause, because=because
-    )
-    return None
-
-
-def with_part(
-    name: str, document: Document | None, gpus: list[Document], look: Look
-) -> Iterator[tuple[Document, Component]]:
-    """The ranks that got to a stage; those that did not are recorded as consequences."""
-    if document is None:
-        return
-    for rank in document["ranks"]:
-        of = bench.component(rank["rank"], document, gpus)
-        if name in rank:
-            yield rank, of
-        else:
-            why = f"rank {rank['rank']} was stopped before"
-            look.unknown(of, name, why=why, because=ENDED)
+TOLD = Told(
+    what="the torch tier",
+    ended=ENDED,
+    short="was stopped before",
+    component=lambda rank, document, gpus: bench.component(rank["rank"], document, gpus),
+)
+seen, with_part = TOLD.seen, TOLD.with_part
 
 
 def conditions(document: Document) -> dict[str, object]:

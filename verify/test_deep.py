@@ -12,17 +12,16 @@ from typing import Any
 
 import pytest
 
-from verify import dcgm, soak, there
+from verify import dcgm, soak, there, told_ranks
 from verify.applies import Scene
 from verify.checks import HOST, Component, Look, check
 from verify.gpus import answering, part
-from verify.test_training import cuda_wanted, usable_gpus
+from verify.told_ranks import CPU_RANKS, NEEDS, NO_GPU, Told, cuda_wanted, usable_gpus
 from verify.training import Document, Unusable, component
 
 FOLDER = "GPUFLEET_SOAK_FOLDER"
 """Environment variable: where the soak keeps what it knows, made by verify/detached.py."""
-CPU_RANKS = 2
-NEEDS = ("torch", "idle")
+ENDED = "soak.ended"
 DCGM_S = {2: 600.0, 3: 2700.0}
 """Levels of dcgmi diag and what each may take; NVIDIA says 2 and 15 minutes ("dcgmi diag")."""
 LONG_MIN = 30
@@ -38,10 +37,7 @@ def soaked(
     host: Any, scene: Scene, bundle: str, python: str, train: Callable[..., Document]
 ) -> Document | Unusable:
     """What the payload says of this host, run once; Unusable when it says nothing."""
-    name = host.backend.get_pytest_id()
-    if name not in _runs:
-        _runs[name] = _soak(host, scene, bundle, python, train)
-    return _runs[name]
+    return told_ranks.once(host, _runs, lambda: _soak(host, scene, bundle, python, train))
 
 
 def _soak(
@@ -50,7 +46,7 @@ def _soak(
     on_gpus = cuda_wanted(scene)
     ranks = len(usable_gpus(scene)) if on_gpus else CPU_RANKS
     if not ranks:
-        return Unusable("torch is built for CUDA, and no GPU answers")
+        return Unusable(NO_GPU)
     seconds = 60 * max(1, scene.asked["minutes"])
     with_folder = _folder(host, scene)
     folder = next(with_folder)
@@ -81,33 +77,27 @@ def _folder(host: Any, scene: Scene) -> Iterator[str]:
 @pytest.fixture
 def after(host: Any, scene: Scene, soaked: Document | Unusable) -> Document | there.Unreachable:
     """The host's report after the soak, read once."""
-    name = host.backend.get_pytest_id()
-    if name not in _after:
+
+    def read_again() -> Document | there.Unreachable:
         try:
-            _after[name] = there.host_report(host, scene.asked, scene.expected)
+            return there.host_report(host, scene.asked, scene.expected)
         except there.Unreachable as reason:
-            _after[name] = reason
-    return _after[name]
+            return reason
+
+    return told_ranks.once(host, _after, read_again)
 
 
-def ranks_with(
-    name: str, soaked: Document | Unusable, gpus: list[Document], look: Look
-) -> Iterator[tuple[Document, Component]]:
-    """The ranks that have a part of the document; those without are consequences of soak.ended."""
-    if isinstance(soaked, Unusable):
-        look.unknown(HOST, "soak", why=str(soaked), because="soak.ended")
-        return
-    for rank in soaked["ranks"]:
-        where = component({"device": None, **rank}, gpus)
-        if rank.get(name):
-            yield rank, where
-        else:
-            why = f"rank {rank['rank']} did not come so far"
-            look.unknown(where, name, why=why, because="soak.ended")
+TOLD = Told(
+    what="soak",
+    ended=ENDED,
+    short="did not come so far",
+    component=lambda rank, _, gpus: component({"device": None, **rank}, gpus),
+)
+seen, ranks_with = TOLD.seen, TOLD.with_part
 
 
 @check(
-    "soak.ended",
+    ENDED,
     component="gpu",
     level="deep",
     needs=NEEDS,
@@ -123,18 +113,18 @@ def test_ended(
     inform: Callable[[str], None],
 ) -> None:
     """Every GPU works under load for the whole time."""
-    if isinstance(soaked, Unusable):
-        look.unknown(HOST, "soak", why=str(soaked), hung=soaked.hung)
+    document = seen(soaked, look)
+    if document is None:
         return
-    if soaked["perturbed"]:
-        inform(f"the soak was changed on purpose: {soaked['perturbed']}")
-    wanted = f"{soaked['asked_s']:g} s"
-    failed = any(one["state"] in ("raised", "died", "hung") for one in soaked["ranks"])
-    for rank in soaked["ranks"]:
-        where = component({"device": None, **rank}, gpus)
+    if document["perturbed"]:
+        inform(f"the soak was changed on purpose: {document['perturbed']}")
+    wanted = f"{document['asked_s']:g} s"
+    failed = any(one["state"] in ("raised", "died", "hung") for one in document["ranks"])
+    for rank in document["ranks"]:
+        where = TOLD.component(rank, document, gpus)
         if rank["state"] == "stopped":
-            why = soaked["why"] or "another rank failed"
-            because = "soak.ended" if failed else ""
+            why = document["why"] or "another rank failed"
+            because = ENDED if failed else ""
             look.unknown(where, "soak", why=f"stopped early: {why}", because=because)
             continue
         how = {
@@ -151,8 +141,7 @@ def test_ended(
             verdict="hung" if rank["state"] == "hung" else "fail",
         )
         if ended:
-            conditions = {"device": "cpu"} if soaked["device"] == "cpu" else {}
-            measure("soak.seconds", "s", rank["seconds"], where, **conditions)
+            measure("soak.seconds", "s", rank["seconds"], where, **_device(document))
 
 
 @check(
@@ -178,8 +167,7 @@ def test_memory(
         wrong = memory["wrong_words"]
         if not rounds and not wrong:
             why = "the time was too short for one whole round: --minutes gives more"
-            because = "" if rank["state"] == "ended" else "soak.ended"
-            look.unknown(where, "memory patterns", why=why, because=because)
+            _too_short(rank, where, "memory patterns", why, look)
             continue
         look.at(
             where,
@@ -203,6 +191,11 @@ def _device(soaked: Document | Unusable) -> dict[str, str]:
     return {"device": "cpu"} if on_cpu else {}
 
 
+def _too_short(rank: Document, where: Component, what: str, why: str, look: Look) -> None:
+    """A rank had no time for it: its own failure is the cause, where it has one."""
+    look.unknown(where, what, why=why, because="" if rank["state"] == "ended" else ENDED)
+
+
 @check(
     "soak.compute",
     component="gpu",
@@ -223,9 +216,8 @@ def test_compute(
         compute = rank["compute"]
         done = {"products": compute["products"], "replays": compute["replays"]}
         if min(done.values()) < 2:
-            because = "" if rank["state"] == "ended" else "soak.ended"
             why = "nothing was computed twice: --minutes gives more time"
-            look.unknown(where, "repeated computations", why=why, because=because)
+            _too_short(rank, where, "repeated computations", why, look)
             continue
         for name, times in done.items():
             wrong = compute[f"wrong_{name}"]
@@ -270,9 +262,8 @@ def test_stable(
         rates = rank["compute"]["rates"]
         found = soak.sag(rates)
         if found is None:
-            because = "" if rank["state"] == "ended" else "soak.ended"
             why = f"{len(rates)} figures are too few: --minutes gives more time"
-            look.unknown(where, "throughput", why=why, because=because)
+            _too_short(rank, where, "throughput", why, look)
             continue
         early, late = found
         lost = 100 * (1 - late / early) if early > 0 else 100.0
@@ -306,10 +297,10 @@ def test_thermal(
     measure: Callable[..., None],
 ) -> None:
     """No GPU reaches its slow-down temperature or is slowed by its hardware."""
-    if isinstance(soaked, Unusable):
-        look.unknown(HOST, "soak", why=str(soaked), because="soak.ended")
+    document = seen(soaked, look)
+    if document is None:
         return
-    samples = soaked["samples"]
+    samples = document["samples"]
     found = {gpu["uuid"]: gpu for gpu in samples.get("gpus", [])}
     for gpu in answering(gpus, scene, look):
         mine = found.get(gpu["uuid"])
@@ -382,8 +373,7 @@ def test_counters(
     look: Look,
 ) -> None:
     """No counter of errors grows under load, and no Xid comes."""
-    if isinstance(soaked, Unusable):
-        look.unknown(HOST, "soak", why=str(soaked), because="soak.ended")
+    if seen(soaked, look) is None:
         return
     if isinstance(after, there.Unreachable) or after["nvml"]["state"] != "ok":
         why = str(after) if isinstance(after, there.Unreachable) else after["nvml"]["error"]

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from verify import training
-from verify.applies import Scene, locked_environment
+from verify import told_ranks, training
+from verify.applies import Scene
 from verify.checks import HOST, Component, Look, check
 from verify.gpus import answering, part
+from verify.told_ranks import NEEDS, Told, cuda_wanted
 from verify.training import Document, Unusable
 
-CPU_RANKS = 2
 LIMIT_S = 100
 """The payload's own limit; a healthy run takes a third of it."""
 DEADLINE_S = LIMIT_S + 10
 MEASURED = "ours: closed forms and a single process's results, in the installed environment"
-NEEDS = ("torch", "idle")
+ENDED = "train.ended"
 
 _runs: dict[str, Document | Unusable] = {}
 """One run per host and session: it is what the checks below look at."""
@@ -34,73 +34,38 @@ def trained(
     host: Any, scene: Scene, bundle: str, python: str, train: Callable[..., Document]
 ) -> Document | Unusable:
     """What the payload says of this host, run once; Unusable when it says nothing."""
-    name = host.backend.get_pytest_id()
-    if name not in _runs:
-        _runs[name] = _train(scene, bundle, python, train)
-    return _runs[name]
+    return told_ranks.once(host, _runs, lambda: _train(scene, bundle, python, train))
 
 
 def _train(
     scene: Scene, bundle: str, python: str, train: Callable[..., Document]
 ) -> Document | Unusable:
-    on_gpus = cuda_wanted(scene)
-    ranks = len(usable_gpus(scene)) if on_gpus else CPU_RANKS
-    if not ranks:
-        return Unusable("torch is built for CUDA, and no GPU answers")
-    if ranks > training.MOST_RANKS:
-        return Unusable(f"{ranks} GPUs; at most {training.MOST_RANKS} ranks are started")
-    words = [python, "-B", f"{bundle}/verify/payload/train_ddp.py", f"--ranks={ranks}"]
-    words += [f"--device={'cuda' if on_gpus else 'cpu'}", f"--limit={LIMIT_S}"]
-    said = train(DEADLINE_S, *words)
-    try:
+    words = [python, "-B", f"{bundle}/verify/payload/train_ddp.py", f"--limit={LIMIT_S}"]
+
+    def read(said: Document, ranks: int, _: str) -> Document:
         return training.read(said, ranks)
-    except Unusable as reason:
-        who = said["user"]
-        return Unusable(f"{reason} (as user {who})", reason.hung) if who else reason
+
+    return told_ranks.asked(scene, train, DEADLINE_S, words, read)
 
 
-def cuda_wanted(scene: Scene) -> bool:
-    """Whether the environment is to train on GPUs: the lock's build, else the one that is there."""
-    environment = locked_environment(scene)
-    if environment is not None:
-        return str(environment["build"]) != "cpu"
-    return scene.report["torch"]["cuda"] is not None
-
-
-def usable_gpus(scene: Scene) -> list[Document]:
-    """The GPUs that NVML can talk to."""
-    return [gpu for gpu in scene.report["nvml"]["gpus"] if not gpu["lost"]]
-
-
-def seen(trained: Document | Unusable, look: Look) -> Document | None:
-    """The document; without one, why: in train.ended, and elsewhere as its consequence."""
-    if not isinstance(trained, Unusable):
-        return trained
-    cause = look.check.id == "train.ended"
-    hung = trained.hung and cause
-    because = "" if cause else "train.ended"
-    look.unknown(HOST, "training", why=str(trained), hung=hung, because=because)
-    return None
+TOLD = Told(
+    what="training",
+    ended=ENDED,
+    short="was stopped before",
+    component=lambda rank, _, gpus: training.component(rank, gpus),
+)
+seen = TOLD.seen
 
 
 def with_part(
     name: str, trained: Document | Unusable, gpus: list[Document], look: Look
 ) -> list[tuple[Document, Component]]:
-    """The ranks that got to a stage; those that did not are recorded as consequences."""
-    document = seen(trained, look)
-    found = []
-    for rank in document["ranks"] if document else []:
-        component = training.component(rank, gpus)
-        if name in rank:
-            found.append((rank, component))
-        else:
-            why = f"rank {rank['rank']} was stopped before"
-            look.unknown(component, name, why=why, because="train.ended")
-    return found
+    """The ranks that got to a stage; those that did not are recorded first, as consequences."""
+    return list(TOLD.with_part(name, trained, gpus, look))
 
 
 @check(
-    "train.ended",
+    ENDED,
     component="training",
     level="standard",
     needs=NEEDS,
@@ -121,7 +86,7 @@ def test_ended(
         if rank["state"] == "lost":
             why = f"rank {rank['rank']} waited for one that failed"
             lines = training.evidence(rank, document or {})
-            look.unknown(component, "training", why=why, because="train.ended", evidence=lines)
+            look.unknown(component, "training", why=why, because=ENDED, evidence=lines)
             continue
         look.at(
             component,
@@ -179,13 +144,13 @@ def test_backend(
         look.at(HOST, "backend and device of the ranks", found=found, expected=wanted)
     else:
         why = "no rank came as far as choosing one"
-        look.unknown(HOST, "backend and device of the ranks", why=why, because="train.ended")
+        look.unknown(HOST, "backend and device of the ranks", why=why, because=ENDED)
     devices = [rank["device"] for rank in document["ranks"]]
     for rank, device in zip(document["ranks"], devices, strict=True):
         if device is None:
             component = training.component(rank, gpus)
             why = f"rank {rank['rank']} was stopped before it had one"
-            look.unknown(component, "device of a rank", why=why, because="train.ended")
+            look.unknown(component, "device of a rank", why=why, because=ENDED)
     if not cuda_wanted(scene) or None in devices:
         return
     used = [training.component(rank, gpus) for rank in document["ranks"]]

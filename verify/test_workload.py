@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from verify import training, workloads
+from verify import told_ranks, training, workloads
 from verify.applies import Scene
 from verify.checks import HOST, Component, Look, check
-from verify.test_training import cuda_wanted, usable_gpus
+from verify.told_ranks import NEEDS
 from verify.training import Document, Unusable
 from verify.workload_bounds import Lacking
 
@@ -26,7 +26,6 @@ LIMITS_S = {"compile": 240}
 """Compiling takes twenty processor seconds there, and much longer where processors are scarce."""
 MARGIN_S = 5
 """The payload ends by itself this long before it is stopped, so that it can say how far it came."""
-NEEDS = ("torch", "idle")
 SOURCE = "the workloads' data are made, so their best result is known (verify/workload_bounds.py)"
 GONE = "absent from some releases of torch: then it is not asked"
 
@@ -40,22 +39,16 @@ def ran(
     """ran(name): what the payload says of a workload; Unusable when it says nothing."""
 
     def run(name: str) -> Document | Unusable:
-        on_gpus = cuda_wanted(scene)
-        gpus = len(usable_gpus(scene)) if on_gpus else 0
-        if on_gpus and not gpus:
-            return Unusable("torch is built for CUDA, and no GPU answers")
-        ranks = workloads.ranks_of(name, gpus)
-        if ranks > training.MOST_RANKS:
-            return Unusable(f"{ranks} GPUs; at most {training.MOST_RANKS} ranks are started")
-        words = [python, "-B", f"{bundle}/verify/payload/workloads.py", name, f"--ranks={ranks}"]
         limit = LIMITS_S.get(name, LIMIT_S)
-        words += [f"--device={'cuda' if on_gpus else 'cpu'}", f"--limit={limit}"]
-        said = train(limit + MARGIN_S, *words)
-        try:
+        words = [python, "-B", f"{bundle}/verify/payload/workloads.py", name, f"--limit={limit}"]
+
+        def read(said: Document, ranks: int, _: str) -> Document:
             return workloads.read(said, name, ranks)
-        except Unusable as reason:
-            who = said["user"]
-            return Unusable(f"{reason} (as user {who})", reason.hung) if who else reason
+
+        def ranks_of(gpus: int) -> int:
+            return workloads.ranks_of(name, gpus)
+
+        return told_ranks.asked(scene, train, limit + MARGIN_S, words, read, ranks_of)
 
     return run
 
