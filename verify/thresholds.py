@@ -47,8 +47,8 @@ THRESHOLDS: dict[str, Threshold] = {
         512,
         "rows",
         "rows remapped for uncorrectable errors up to which spares do not run out",
-        "Azure/azurehpc-health-checks azure_gpu_ecc.nhc (2026-05) and oci-hpc take a GPU out "
-        "above 512; stas00/ml-engineering: an A100 has 640 spare rows",
+        "limit of Azure/azurehpc-health-checks azure_gpu_ecc.nhc (2026-05) and of OCI's "
+        "oci-hpc; stas00/ml-engineering: an A100 has 640 spare rows",
     ),
     "gpu.retired-pages": Threshold(
         62,
