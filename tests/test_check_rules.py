@@ -119,7 +119,7 @@ def test_every_xid_that_peers_know_is_in_the_table() -> None:
         assert row["class"] in xids.CLASSES
         assert row["action"] in ("keep", "drain", "reset", "reboot", "service")
         assert row["meaning"]
-        assert "20" in row["source"] or "research" in row["source"]
+        assert "20" in row["source"]
         assert row["class"] == "hardware" or row["action"] == "keep"
     applications = {id for id, row in table.items() if row["class"] == "application"}
     assert {13, 31, 43, 45} <= applications
