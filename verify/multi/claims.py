@@ -43,7 +43,7 @@ ENDED = _claim(
     "nodes.ended",
     "Every rank of every host trains to its end, in time.",
     "train:die:0",
-    source=MEASURED + "; a barrier that hangs names nobody: transformers issue 15618",
+    source=MEASURED + "; a barrier that hangs names nobody: huggingface/transformers issue 15618",
 )
 COLLECTIVES = _claim(
     "nodes.collectives",
