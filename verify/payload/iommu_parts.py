@@ -2,7 +2,8 @@
 
 Direct copies between devices are slow, hang or arrive damaged where a bridge sends them up to the
 root complex (Access Control Services) or an IOMMU translates them: NVIDIA, NCCL User Guide,
-Troubleshooting, "PCI Access Control Services (ACS)"; pytorch issue 84803; NVIDIA/nccl issue 2079.
+Troubleshooting, "PCI Access Control Services (ACS)"; pytorch/pytorch issue 84803;
+NVIDIA/nccl issue 2079.
 """
 
 from __future__ import annotations
