@@ -187,7 +187,7 @@ def _why_unloaded(scene: Scene) -> str:
     "gpu.identity",
     component="gpu",
     needs=("nvml", "record"),
-    source="a swapped card: cluster-health-scanner, facebookresearch/gcm, oci-hpc compare GPUs; "
+    source="a swapped card: cluster-health-scanner, OCI's oci-hpc and Meta's gcm compare GPUs; "
     "ours: with the record of the host's last good run",
     fault="nvml:2:serial=9999999999999",
 )
