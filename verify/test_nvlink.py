@@ -36,8 +36,8 @@ def by_design(name: str) -> int | None:
     component="gpu",
     needs=("nvml", "nvlinks"),
     action="reboot",
-    source="NVML API: NVLink state; traps: leptonai/gpud issue 1085 (inactive links are healthy), "
-    "NVIDIA/NVSentinel PR 1481 (called missing bridges a fault)",
+    source="NVML API: NVLink state; traps: leptonai/gpud issue 1085 (inactive links pass), "
+    "NVIDIA/NVSentinel PR 1481 (a bridge that never was is a fault)",
     fault="nvml:7:nvlinks_down=1",
 )
 def test_nvlink(
