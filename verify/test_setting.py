@@ -84,7 +84,7 @@ Where one process may, training with one rank a GPU runs, and whatever opens a s
     "gpu.compute-mode",
     component="gpu",
     needs=("nvml", "compute-mode"),
-    source="NVML API: nvmlComputeMode_t; Imbue's cluster-health and oci-hpc read it",
+    source="NVML API: nvmlComputeMode_t; Imbue's cluster-health and OCI's oci-hpc read it",
     fault="nvml:0:compute_mode=2",
 )
 def test_compute_mode(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
