@@ -25,7 +25,7 @@ MOST_INFORMED = 12
     verdict="degraded",
     needs=("gpus", "peers", "bare-metal"),
     source="NVIDIA, NCCL User Guide, Troubleshooting: PCI Access Control Services; "
-    "pytorch issue 84803, NVIDIA/nccl issue 2079",
+    "pytorch/pytorch issue 84803, NVIDIA/nccl issue 2079",
     fault="acs:3",
 )
 def test_iommu(report: dict[str, Any], look: Look) -> None:
@@ -132,7 +132,7 @@ def test_clocksource(report: dict[str, Any], look: Look) -> None:
     "host.governor",
     verdict="degraded",
     needs=("cpufreq",),
-    source="facebookresearch/gcm, oci-hpc: performance, for powersave slows launches",
+    source="facebookresearch/gcm, OCI's oci-hpc: performance, for powersave slows launches",
     fault="governor-powersave",
 )
 def test_governor(report: dict[str, Any], look: Look) -> None:
@@ -153,8 +153,8 @@ def test_governor(report: dict[str, Any], look: Look) -> None:
     "host.memory",
     needs=("hardware-record",),
     action="service",
-    source="Azure/azurehpc-health-checks, facebookresearch/gcm, oci-hpc: a lost memory module, a "
-    "firmware that lost its setup",
+    source="Azure/azurehpc-health-checks, facebookresearch/gcm, OCI's oci-hpc: a lost "
+    "memory module, a firmware that lost its setup",
     fault="memory-lost",
 )
 def test_memory(
