@@ -70,7 +70,7 @@ def with_part(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source=MEASURED + "; a barrier that hangs names nobody: transformers issue 15618",
+    source=MEASURED + "; a barrier that hangs names nobody: huggingface/transformers issue 15618",
     fault="train:die:1",
 )
 def test_ended(
@@ -329,7 +329,7 @@ def test_loss(trained: Document | Unusable, gpus: list[dict[str, Any]], look: Lo
     component="library",
     level="standard",
     needs=(*NEEDS, "cuda-build"),
-    source="a system cuDNN in front of the wheel's breaks torch at the first convolution",
+    source="ours: a system cuDNN in front of the wheel's breaks torch at the first convolution",
     fault="library-in-front",
 )
 def test_libraries(
