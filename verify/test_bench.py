@@ -74,7 +74,7 @@ def on_gpus(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source=MEASURED + "; a barrier that hangs names nobody: transformers issue 15618",
+    source=MEASURED + "; a barrier that hangs names nobody: huggingface/transformers issue 15618",
     fault="bench:die:1",
 )
 def test_ended(
@@ -211,7 +211,8 @@ def test_copies(
     level="standard",
     needs=NEEDS,
     action="drain",
-    source="peer copies that hang or arrive damaged: pytorch issue 84803, NVIDIA/nccl issue 2079",
+    source="peer copies that hang or arrive damaged: pytorch/pytorch issue 84803, "
+    "NVIDIA/nccl issue 2079",
     fault="bench:peer:1",
 )
 def test_peer(
