@@ -7,6 +7,7 @@ says what it cannot prove. Each check holds one property of one run of the paylo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ DEADLINE_S = LIMIT_S + 10
 CPU_BUILD = "torch is the CPU build: no GPU is loaded"
 MEASURED = "ours: exact results in the very environment that was installed"
 ENDED, CLOCKS = "bench.ended", "load.clocks"
+tier = partial(check, component="gpu", level="standard", needs=NEEDS, action="drain")
+"""Marks a check of the torch tier."""
 
 _runs: dict[str, Document | Unusable] = {}
 """One run per host and session: it is what the checks below look at."""
@@ -68,12 +71,8 @@ def on_gpus(
     return document
 
 
-@check(
+@tier(
     ENDED,
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source=MEASURED + "; a barrier that hangs names nobody: huggingface/transformers issue 15618",
     fault="bench:die:1",
 )
@@ -110,12 +109,8 @@ def test_ended(
         inform(f"not proven on hardware: {', '.join(document['not_proven'])}")
 
 
-@check(
+@tier(
     "bench.products",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source="integers whose sums are exact in every type: IEEE 754, OCP 8-bit floating point (OFP8)",
     fault="bench:product:1",
 )
@@ -164,12 +159,8 @@ def test_products(
         )
 
 
-@check(
+@tier(
     "bench.copies",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source=MEASURED + "; checksums are made on both sides",
     fault="bench:copy:1",
 )
@@ -205,12 +196,8 @@ def test_copies(
             measure(figure, "GB/s", speed, of, **{"with": others})
 
 
-@check(
+@tier(
     "bench.peer",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source="peer copies that hang or arrive damaged: pytorch/pytorch issue 84803, "
     "NVIDIA/nccl issue 2079",
     fault="bench:peer:1",
@@ -271,12 +258,8 @@ def between(scene: Scene, *ends: Component) -> list[str]:
     return lines[:4]
 
 
-@check(
+@tier(
     "bench.collectives",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source=MEASURED + "; NVIDIA/nccl-tests doc/PERFORMANCE.md",
     fault="bench:collective:1",
 )
@@ -330,12 +313,8 @@ def test_collectives(
         )
 
 
-@check(
+@tier(
     "bench.transport",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source=MEASURED + "; NCCL's own log (verify/nccl_log.py); NVIDIA/nccl issue 2079",
     fault="bench:transport:1",
 )
@@ -382,12 +361,8 @@ def test_transport(
         )  # fmt: skip
 
 
-@check(
+@tier(
     "bench.deterministic",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source="ours: one kernel, one order of sums, equal bits; microsoft/superbenchmark (2026-04) "
     "fails on any variance between runs",
     fault="bench:repeat:1",
@@ -414,12 +389,8 @@ def test_deterministic(
         )
 
 
-@check(
+@tier(
     "bench.agrees",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source="ours: equal parts with equal software give equal bits",
     fault="bench:print:1",
 )
@@ -500,12 +471,8 @@ def loaded(
             yield gpu, of
 
 
-@check(
+@tier(
     CLOCKS,
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source="NVML API reference, nvmlClocksEventReasons; heat: 6 of Llama 3's 419 interruptions",
     fault="bench:clocks:1",
 )
@@ -547,11 +514,8 @@ def test_clocks(
                 measure(f"load.{name}", unit, value, of)
 
 
-@check(
+@tier(
     "load.pcie",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
     action="service",
     verdict="degraded",
     source="NVML API reference (current and maximum link); an idle GPU lowers its generation",
@@ -585,12 +549,8 @@ def test_pcie(
             )
 
 
-@check(
+@tier(
     "load.counters",
-    component="gpu",
-    level="standard",
-    needs=NEEDS,
-    action="drain",
     source="NVML API reference, replay and error counters; ours: none grows where links are sound",
     fault="bench:counters:1",
 )
