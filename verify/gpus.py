@@ -108,14 +108,16 @@ def told(gpu: dict[str, Any], path: str, what: str, look: Look) -> Any:
     return found
 
 
-def readable(gpu: dict[str, Any], field: str, what: str, look: Look) -> bool:
-    """The GPU has a value for `field`. One that could not be read is recorded as unknown; one that
-    this model does not have is nothing to look at."""
-    if gpu[field] is not None:
-        return True
-    if field in gpu["errors"]:
-        look.unknown(part(gpu), what, why=gpu["errors"][field])
-    elif hidden_by_mig(gpu, field):
-        why = "MIG is on: NVML tells it of whole GPUs only"
-        look.unknown(part(gpu), what, why=why, because="gpu.mig")
-    return False
+def having(
+    field: str, what: str, gpus: list[dict[str, Any]], scene: Scene, look: Look
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The GPUs that answer and have a value for `field`, with it. One that could not be read is
+    recorded as unknown; one that this model does not have is nothing to look at."""
+    for gpu in answering(gpus, scene, look):
+        if gpu[field] is not None:
+            yield gpu, gpu[field]
+        elif field in gpu["errors"]:
+            look.unknown(part(gpu), what, why=gpu["errors"][field])
+        elif hidden_by_mig(gpu, field):
+            why = "MIG is on: NVML tells it of whole GPUs only"
+            look.unknown(part(gpu), what, why=why, because="gpu.mig")

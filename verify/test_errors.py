@@ -7,7 +7,15 @@ from typing import Any
 
 from verify.applies import Scene
 from verify.checks import Look, check
-from verify.gpus import answering, part, readable
+from verify.gpus import having, part
+
+
+def _none(gpu: dict[str, Any], what: str, some: object, look: Look) -> None:
+    look.at(part(gpu), what, found="some" if some else "none", expected="none")
+
+
+def _at_most(gpu: dict[str, Any], what: str, found: int, most: float, look: Look) -> None:
+    look.at(part(gpu), what, found=found, expected=f"at most {most:g}", held=found <= most)
 
 
 @check(
@@ -21,10 +29,7 @@ from verify.gpus import answering, part, readable
 def test_ecc(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """No GPU has uncorrectable memory errors since its driver was loaded, and ECC is as wished."""
     on = (scene.expected or {}).get("ecc") is not False
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "ecc", "error correction", look):
-            continue
-        ecc = gpu["ecc"]
+    for gpu, ecc in having("ecc", "error correction", gpus, scene, look):
         if not ecc["mode"] or not on:
             look.at(
                 part(gpu),
@@ -65,23 +70,15 @@ def test_sram(
 ) -> None:
     """No GPU's caches have had more uncorrectable errors than it may have over its life."""
     most = threshold("gpu.sram-uncorrected")
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "sram", "errors in caches", look):
-            continue
-        sram = gpu["sram"]
+    for gpu, sram in having("sram", "errors in caches", gpus, scene, look):
         look.at(
             part(gpu),
             "errors in caches beyond the GPU's own threshold",
             found=sram["threshold_exceeded"],
             expected=False,
         )
-        look.at(
-            part(gpu),
-            "uncorrectable errors in caches over the GPU's life",
-            found=sram["uncorrected_ever"],
-            expected=f"at most {most:g}",
-            held=sram["uncorrected_ever"] <= most,
-        )
+        ever = "uncorrectable errors in caches over the GPU's life"
+        _at_most(gpu, ever, sram["uncorrected_ever"], most, look)
 
 
 @check(
@@ -94,14 +91,9 @@ def test_sram(
 )
 def test_remap_pending(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """No row of a GPU's memory waits to be remapped, which a reset of the GPU does."""
-    for gpu in answering(gpus, scene, look):
-        if readable(gpu, "remap", "rows waiting to be remapped", look):
-            look.at(
-                part(gpu),
-                "rows waiting to be remapped",
-                found="some" if gpu["remap"]["pending"] else "none",
-                expected="none",
-            )
+    what = "rows waiting to be remapped"
+    for gpu, remap in having("remap", what, gpus, scene, look):
+        _none(gpu, what, remap["pending"], look)
 
 
 @check(
@@ -120,23 +112,11 @@ def test_remap_failed(
 ) -> None:
     """Every bad row of a GPU's memory could be remapped, and there are spare ones."""
     most = threshold("gpu.remapped-rows")
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "remap", "rows that could not be remapped", look):
-            continue
-        look.at(
-            part(gpu),
-            "rows that could not be remapped",
-            found="some" if gpu["remap"]["failed"] else "none",
-            expected="none",
-        )
-        used = gpu["remap"]["uncorrected"]
-        look.at(
-            part(gpu),
-            "rows remapped for uncorrectable errors",
-            found=used,
-            expected=f"at most {most:g}",
-            held=used <= most,
-        )
+    what = "rows that could not be remapped"
+    for gpu, remap in having("remap", what, gpus, scene, look):
+        _none(gpu, what, remap["failed"], look)
+        used = "rows remapped for uncorrectable errors"
+        _at_most(gpu, used, remap["uncorrected"], most, look)
 
 
 @check(
@@ -155,16 +135,8 @@ def test_retired_pages(
 ) -> None:
     """No page of a GPU's memory waits to be retired, and few have been (before Ampere)."""
     too_many = threshold("gpu.retired-pages")
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "retired", "retired pages", look):
-            continue
-        retired = gpu["retired"]
-        look.at(
-            part(gpu),
-            "pages waiting to be retired",
-            found="some" if retired["pending"] else "none",
-            expected="none",
-        )
+    for gpu, retired in having("retired", "retired pages", gpus, scene, look):
+        _none(gpu, "pages waiting to be retired", retired["pending"], look)
         if None in (retired["single_bit"], retired["double_bit"]):
             errors = [text for name, text in gpu["errors"].items() if name.startswith("retired.")]
             why = "; ".join(errors) or "NVML does not count them here"

@@ -6,7 +6,7 @@ from typing import Any
 
 from verify.applies import COMPLETED, Scene, fabric_told
 from verify.checks import HOST, Component, Look, check
-from verify.gpus import answering, part, readable
+from verify.gpus import having, part
 from verify.versions import stale, upstream
 
 
@@ -49,10 +49,7 @@ def test_fabric(scene: Scene, host: Any, gpus: list[dict[str, Any]], look: Look)
         why = "NVML did not answer"
         look.unknown(HOST, "state of the GPUs in the fabric", why=why, because="nvml.answers")
         return
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "fabric", "state in the fabric", look):
-            continue
-        fabric = gpu["fabric"]
+    for gpu, fabric in having("fabric", "state in the fabric", gpus, scene, look):
         good = fabric["state"] == COMPLETED and fabric["status"] == 0
         if not running:
             why = f"state {fabric['state']}: no fabric manager runs"
@@ -124,10 +121,7 @@ SUMMARY = {2: ("unhealthy", "fail"), 3: ("of limited capacity", "degraded")}
 )
 def test_fabric_health(scene: Scene, gpus: list[dict[str, Any]], look: Look) -> None:
     """The fabric serves every GPU in full: bandwidth, routes, and its configuration."""
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "fabric", "health in the fabric", look):
-            continue
-        fabric = gpu["fabric"]
+    for gpu, fabric in having("fabric", "health in the fabric", gpus, scene, look):
         if fabric["state"] != COMPLETED:
             why = f"state {fabric['state']}: it is not registered with the fabric"
             look.unknown(part(gpu), "health in the fabric", why=why, because="fabric.manager")

@@ -8,7 +8,7 @@ from typing import Any
 
 from verify.applies import ASKED, COMPLETED, NEEDS, Scene
 from verify.checks import Look, check
-from verify.gpus import answering, part, readable
+from verify.gpus import having, part
 from verify.test_fabric import unit
 
 WIRED = re.compile(r"SXM|HBM3|NVIDIA (H20|H200|B200|B300)\b(?! NVL)")
@@ -50,10 +50,7 @@ def test_nvlink(
     """Every NVLink that a GPU's board has by design is up; what no board has is no fault."""
     fabric = NEEDS["nvswitches"](scene) == ASKED
     stopped = fabric and not host.service(unit(scene)).is_running
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "nvlinks", "NVLinks", look):
-            continue
-        links = gpu["nvlinks"]
+    for gpu, links in having("nvlinks", "NVLinks", gpus, scene, look):
         wanted, why = expected(gpu, gpus, fabric)
         if gpu["mig"] and links["up"] < wanted:
             if not (scene.expected or {}).get("mig"):
@@ -125,11 +122,9 @@ def test_nvlink_errors(
 ) -> None:
     """No NVLink has more errors since the driver was loaded than it may have."""
     seconds = scene.report["nvml"].get("uptime_s")
-    for gpu in answering(gpus, scene, look):
-        if not readable(gpu, "nvlinks", "errors of NVLinks", look):
-            continue
+    for gpu, links in having("nvlinks", "errors of NVLinks", gpus, scene, look):
         for counter, (what, limit) in COUNTERS.items():
-            counts = gpu["nvlinks"]["errors"][counter]
+            counts = links["errors"][counter]
             if counts is None:
                 error = gpu["errors"].get(f"nvlinks.{counter}")
                 if error:
