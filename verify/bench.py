@@ -12,7 +12,7 @@ from typing import Any
 from verify import nccl_log, training
 from verify.checks import Component
 from verify.gpus import part
-from verify.training import STATES, Document, Unusable, faults
+from verify.training import STATES, Document, faults
 
 STAGES = (
     "start", "rendezvous", "products", "memory", "copies", "peer", "collectives", "repeats",
@@ -105,8 +105,7 @@ def read(said: Document, ranks: int, device: str) -> Document:
     pairs = found["load"].pop("relations", {}) if isinstance(found.get("load"), dict) else {}
     wrong = faults(found, {**_FORM, "load": (_without_relations(), type(None))})
     wrong = wrong or _wrong_relations(pairs) or _contradictions(found, ranks, device)
-    if wrong:
-        raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
+    training.refuse(wrong)
     if found["load"] is not None:
         found["load"]["relations"] = pairs
     return found
@@ -154,8 +153,7 @@ def _contradictions(found: Document, ranks: int, device: str) -> list[str]:
             wrong.append(f"{name} copied between GPUs that are not there")
     if any(one["ended"] for one in found["ranks"]) and not found["run"]:
         wrong.append("it does not say what it ran on")
-    if {one["state"] for one in found["ranks"]} in ({"lost"}, {"ended", "lost"}):
-        wrong.append("ranks were lost and none failed")
+    wrong += training.lost_alone(found["ranks"])
     known = set(map(str, range(ranks)))
     if (
         not set(found["nccl"]) <= known

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from verify import training
-from verify.training import MODEL, RANK, Document, Unusable
+from verify.training import MODEL, RANK, Document
 
 STAGES = (
     "start", "rendezvous", "collectives", "gradients", "transformer", "bandwidth", "leave",
@@ -72,9 +72,7 @@ def parse(text: str, asked: Document) -> Document:
 
 def whole(found: Document, asked: Document) -> Document:
     """The document, its form checked and what cannot be. Raises Unusable."""
-    wrong = training.faults(found, _FORM) or _contradictions(found, asked)
-    if wrong:
-        raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
+    training.refuse(training.faults(found, _FORM) or _contradictions(found, asked))
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from verify.training import Document, Unusable, faults, told
+from verify.training import Document, faults, refuse, told
 
 STATES = ("ended", "stopped", "raised", "died", "hung", "lost", "running")
 KINDS = {
@@ -68,9 +68,7 @@ _FORM = {
 def read(said: Document, ranks: int) -> Document:
     """The document in what within.py says of the payload. Raises Unusable with the reason."""
     found = told(said)
-    wrong = faults(found, _FORM) or _contradictions(found, ranks)
-    if wrong:
-        raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
+    refuse(faults(found, _FORM) or _contradictions(found, ranks))
     return found
 
 

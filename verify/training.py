@@ -165,10 +165,14 @@ def _name(form: type) -> str:
 def read(said: Document, ranks: int) -> Document:
     """The document in what within.py says of the payload. Raises Unusable with the reason."""
     found = told(said)
-    wrong = faults(found, _FORM) or _contradictions(found, ranks)
+    refuse(faults(found, _FORM) or _contradictions(found, ranks))
+    return found
+
+
+def refuse(wrong: list[str]) -> None:
+    """Raises Unusable with the first of what is wrong with a document, if anything is."""
     if wrong:
         raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
-    return found
 
 
 def told(said: Document) -> Document:
@@ -221,9 +225,13 @@ def _contradictions(found: Document, ranks: int) -> list[str]:
     tasks = set(found["run"].get("tasks", ()))
     if any(one["ended"] for one in found["ranks"]) and tasks != {*MODELS}:
         wrong.append("it does not say what was trained")
-    if {one["state"] for one in found["ranks"]} in ({"lost"}, {"ended", "lost"}):
-        wrong.append("ranks were lost and none failed")
-    return wrong
+    return wrong + lost_alone(found["ranks"])
+
+
+def lost_alone(ranks: list[Document]) -> list[str]:
+    """That ranks waited for one that failed, and none did."""
+    alone = {one["state"] for one in ranks} in ({"lost"}, {"ended", "lost"})
+    return ["ranks were lost and none failed"] if alone else []
 
 
 # ---- what ranks are
@@ -247,13 +255,17 @@ def failure(rank: Document) -> str:
     """How a rank failed, and where."""
     where = f"in stage {rank['stage']} ({rank['at']})"
     if rank["state"] == "died":
-        code = rank["code"]
-        how = "died" if code is None else f"died of signal {-code}" if code < 0 else f"exit {code}"
-        return f"{how} {where}"
+        return f"{death(rank)} {where}"
     if rank["state"] == "hung":
         left = ", and could not be killed" if rank["abandoned"] else ""
         return f"hung {where}{left}"
     return f"{rank['error'].partition(': ')[0] or 'an error'} {where}"
+
+
+def death(rank: Document) -> str:
+    """How the process of a rank came to its end."""
+    code = rank["code"]
+    return "died" if code is None else f"died of signal {-code}" if code < 0 else f"exit {code}"
 
 
 def evidence(rank: Document, document: Document) -> list[str]:

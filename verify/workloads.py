@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from verify import training
-from verify.training import Document, Unusable, faults
+from verify.training import Document, faults
 from verify.workload_bounds import ALIKE, CLAIMS, Figures, Held, on_device, same
 
 EACH, TOGETHER, ONE = "each", "together", "one"
@@ -63,9 +63,7 @@ def ranks_of(name: str, gpus: int) -> int:
 def read(said: Document, name: str, ranks: int) -> Document:
     """The document in what within.py says of the payload. Raises Unusable with the reason."""
     found = training.told(said)
-    wrong = faults(found, _FORM) or _contradictions(found, name, ranks)
-    if wrong:
-        raise Unusable(f"its document cannot be used: {wrong[0][:200]} ({len(wrong)} in all)")
+    training.refuse(faults(found, _FORM) or _contradictions(found, name, ranks))
     return found
 
 
@@ -85,9 +83,7 @@ def _contradictions(found: Document, name: str, ranks: int) -> list[str]:
             wrong.append(f"rank {one['rank']} lacks something and does not")
         if one["state"] == "ended" and not (one["device"] and one["run"]):
             wrong.append(f"rank {one['rank']} has ended on no device")
-    if {one["state"] for one in found["ranks"]} in ({"lost"}, {"ended", "lost"}):
-        wrong.append("ranks were lost and none failed")
-    return wrong
+    return wrong + training.lost_alone(found["ranks"])
 
 
 def absent(document: Document) -> str:
@@ -100,9 +96,7 @@ def failure(rank: Document) -> str:
     """How a rank failed, and where."""
     where = f"in stage {rank['stage']!r}"
     if rank["state"] == "died":
-        code = rank["code"]
-        how = "died" if code is None else f"died of signal {-code}" if code < 0 else f"exit {code}"
-        return f"{how} {where}"
+        return f"{training.death(rank)} {where}"
     if rank["state"] == "hung":
         return f"hung {where}"
     return f"{rank['error'] or 'an error'} {where}"
