@@ -25,7 +25,10 @@ WISHES = {
 }
 TRAINING = {
     f"train.{name}"
-    for name in ("ended", "backend", "collectives", "gradients", "parameters", "loss")
+    for name in (
+        *("starts", "limits", "ended", "backend"),
+        *("collectives", "gradients", "parameters", "loss"),
+    )
 }
 
 
