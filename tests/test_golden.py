@@ -29,6 +29,10 @@ from tests.probe_text import probe_text
 Play = tuple[list[Host], dict[str, Any]]
 
 
+pytestmark = pytest.mark.long
+"""Drawing them takes seconds, and is part of make test."""
+
+
 @pytest.fixture(scope="module")
 def play() -> Play:
     fleet = compare.hosts()
