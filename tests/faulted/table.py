@@ -62,7 +62,11 @@ def read(lines: Iterable[str]) -> list[Seen]:
 def page(lines: list[Seen], rows: list[Row], checks: dict[str, Check]) -> str:
     """docs/fault-table.md. Nothing is said of what no line tells."""
     by_row = {(one.fault, one.level): one for one in lines if one.fault != HEALTHY}
-    wanted = [(row, by_row.get((row.fault, row.level))) for row in rows]
+    by_check = {(one.fault, one.level, one.check): one for one in lines}
+    wanted = [
+        (row, by_check.get((row.fault, row.level, row.check), by_row.get((row.fault, row.level))))
+        for row in rows
+    ]
     good = sum(one is not None and one.good for _, one in wanted)
     parts = [_head(lines, good, len(wanted)), _healthy(lines), _table(wanted)]
     left = sorted(set(checks) - {row.check for row in rows})
@@ -106,8 +110,9 @@ def _table(wanted: list[tuple[Row, Seen | None]]) -> str:
             rows.append(f"| `{row.fault}` | {row.level} | not run | | | | |")
             continue
         by = one.check if one.good else f"**{one.check or 'nothing'}**, wanted {row.check}"
+        part = ", ".join(row.parts) if one.good else one.part
         rows.append(
-            f"| `{row.fault}` | {row.level} | {by} | {one.part} | {one.verdict} | {one.action} "
+            f"| `{row.fault}` | {row.level} | {by} | {part} | {one.verdict} | {one.action} "
             f"| {one.seconds:.1f} |"
         )
     return "\n".join(["## Faults", "", *head, *rows, ""])
